@@ -1,0 +1,353 @@
+"""Every error that Fabric raises, and what each says about the work that was asked for.
+
+```
+FabricError
+├── ConfigurationError              a setting, policy or fleet file is wrong; nothing was started
+│   ├── UnknownName                 a service, stage or method that nobody defines
+│   └── DependencyCycle             services that wait for each other; carries the full path
+├── MessageError                    bytes or values that are not a Fabric message
+│   ├── InvalidMessage              hostile, damaged or of another protocol
+│   └── PayloadTooLarge             over the configured limit; also an outcome of a call
+├── TransportError                  the link to the broker
+│   ├── NotSent                     the broker never had it
+│   ├── NoRoute                     the broker had nowhere to put it
+│   ├── ConnectionLost              the link broke after sending: unknown whether it arrived
+│   ├── TransportClosed             closed by us
+│   └── TopologyConflict            the broker has a queue of this name with other properties
+├── CallError                       the outcome of one call, with its facts
+│   ├── NoInstance                  nobody alive offers it              not executed
+│   ├── CallNotSent                 could not leave this process        not executed
+│   ├── ExpiredInQueue              its deadline passed before it ran   not executed
+│   ├── Overloaded                  refused by the callee, retry later  not executed
+│   ├── CircuitOpen                 not tried: it failed too often      not executed
+│   ├── ValidationFailed            the arguments or the result do not fit the contract
+│   ├── Cancelled                   the caller gave up                  not executed, or stopped
+│   ├── InstanceLost                the callee died with it             unknown
+│   ├── LinkLost                    our link died with it               unknown
+│   ├── DeadlineExceeded            no answer in time                   unknown
+│   └── RemoteError                 the handler raised                  executed
+└── StartupError                    a run of the fleet did not reach its goal
+    ├── StaleCommand                from a coordinator that no longer leads
+    └── IllegalTransition           a life-cycle step that does not exist
+```
+
+``executed`` is ``False`` when the work provably did not run, ``True`` when it ran, ``None`` when nobody can know.
+Only what provably did not run is retried without asking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+
+class FabricError(Exception):
+    """The root. ``advice`` says what to do next and is part of the text."""
+
+    advice: ClassVar[str] = ""
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return f"{text} ({self.advice})" if self.advice else text
+
+
+class ConfigurationError(FabricError):
+    """A setting, a policy or a fleet file is wrong. ``source`` is ``file:line`` where it is known."""
+
+    def __init__(self, message: str, *, source: str | None = None) -> None:
+        super().__init__(f"{source}: {message}" if source else message)
+        self.source = source
+
+
+class UnknownName(ConfigurationError):
+    """``name`` is used but defined nowhere; ``known`` lists what is."""
+
+    def __init__(self, kind: str, name: str, *, used_by: str, known: Sequence[str] = (), source: str | None = None) -> None:
+        self.kind, self.name, self.used_by, self.known = kind, name, used_by, tuple(known)
+        from difflib import get_close_matches
+
+        near = get_close_matches(name, self.known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; known are: {', '.join(sorted(self.known)) or 'none'}"
+        super().__init__(f"{used_by} names the {kind} {name!r}, which is not defined{hint}", source=source)
+
+
+class DependencyCycle(ConfigurationError):
+    """Services that wait for each other.
+
+    ``path`` starts and ends with the same service: ``("a", "b", "a")`` says that a needs b and b needs a. ``sources`` has
+    the ``file:line`` of each edge, or ``None``.
+    """
+
+    def __init__(self, path: Sequence[str], *, sources: Sequence[str | None] = ()) -> None:
+        self.path, self.sources = tuple(path), tuple(sources)
+        where = [
+            f"  {a} needs {b}" + (f"   {source}" if source else "")
+            for (a, b), source in zip(zip(self.path, self.path[1:], strict=False), (*sources, *[None] * len(path)), strict=False)
+        ]
+        message = f"dependency cycle: {' -> '.join(self.path)}\n" + "\n".join(where)
+        super().__init__(message + "\nmake one of these edges optional or remove it")
+
+
+class MessageError(FabricError):
+    """Bytes or values that are not a Fabric message."""
+
+
+class InvalidMessage(MessageError):
+    """Refused before anything in it was used. ``reason`` names the rule that it broke."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"not a valid message: {reason}")
+        self.reason = reason
+
+
+class PayloadTooLarge(MessageError):
+    """``size`` and ``limit`` in bytes. Nothing was sent."""
+
+    advice = "send less, stream it in parts, or raise max_message_bytes on both sides"
+    executed: ClassVar[bool | None] = False
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"a message of {size} bytes is over the limit of {limit}")
+        self.size, self.limit = size, limit
+
+
+class TransportError(FabricError):
+    """The link to the broker."""
+
+
+class NotSent(TransportError):
+    """The broker never had it: it may be sent again without harm."""
+
+
+class NoRoute(TransportError):
+    """The broker had nowhere to put it: no queue is bound to ``exchange`` with ``key``."""
+
+    def __init__(self, exchange: str, key: str) -> None:
+        super().__init__(f"nothing is bound to {exchange or 'the default exchange'!r} with key {key!r}")
+        self.exchange, self.key = exchange, key
+
+
+class ConnectionLost(TransportError):
+    """The link broke after sending: nobody knows whether it arrived."""
+
+
+class TransportClosed(TransportError):
+    """We closed it ourselves; nothing more can be sent."""
+
+
+class TopologyConflict(TransportError):
+    """The broker has ``name`` with other properties, which can't be changed in place."""
+
+    advice = "delete or drain the old queue, or give the new one another version; fabric doctor shows both"
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name!r} is on the broker with other properties: {reason}")
+        self.name, self.reason = name, reason
+
+
+class CallError(FabricError):
+    """The outcome of one call, with its facts.
+
+    Attributes:
+        service: the name that was called, or ``capability:NAME``.
+        instance: the instance that had it last, if any.
+        method: the method.
+        attempt: how many instances had been tried, from 1.
+        elapsed: seconds since the call began.
+        executed: whether the handler ran; ``None`` is unknown.
+    """
+
+    executed: ClassVar[bool | None] = None
+    summary: ClassVar[str] = "the call failed"
+
+    def __init__(
+        self,
+        reason: str = "",
+        *,
+        service: str,
+        method: str,
+        instance: str | None = None,
+        attempt: int = 1,
+        elapsed: float = 0.0,
+    ) -> None:
+        self.reason, self.service, self.method = reason, service, method
+        self.instance, self.attempt, self.elapsed = instance, attempt, elapsed
+        at = f" on {instance}" if instance else ""
+        super().__init__(
+            f"{service}.{method}{at}: {self.summary}{': ' + reason if reason else ''} "
+            f"[attempt {attempt}, {elapsed * 1000:.0f} ms]"
+        )
+
+    @property
+    def retryable(self) -> bool:
+        """Whether another attempt is safe without knowing the method."""
+        return self.executed is False
+
+
+class NoInstance(CallError):
+    """Nobody alive offers it. Known within one round trip, not at the timeout."""
+
+    executed = False
+    summary = "no live instance"
+    advice = "start it, or check the name and the namespace; fabric status shows who is there"
+
+
+class CallNotSent(CallError):
+    """It could not leave this process before its deadline."""
+
+    executed = False
+    summary = "not sent"
+    advice = "the broker is unreachable or blocked; fabric doctor says why"
+
+
+class ExpiredInQueue(CallError):
+    """Its deadline passed before a handler was free. It did not run."""
+
+    executed = False
+    summary = "expired before it ran"
+    advice = "add instances, raise the method's concurrency or give the call more time"
+
+
+class Overloaded(CallError):
+    """Refused by the callee. ``retry_after`` in seconds."""
+
+    executed = False
+    summary = "refused by an overloaded or draining instance"
+
+    def __init__(self, reason: str = "", *, retry_after: float = 0.0, **facts: Any) -> None:
+        super().__init__(reason, **facts)
+        self.retry_after = retry_after
+
+
+class CircuitOpen(CallError):
+    """Not tried, because it failed too often lately. ``retry_after`` in seconds."""
+
+    executed = False
+    summary = "circuit open"
+
+    def __init__(self, reason: str = "", *, retry_after: float = 0.0, **facts: Any) -> None:
+        super().__init__(reason, **facts)
+        self.retry_after = retry_after
+
+    @property
+    def retryable(self) -> bool:
+        return False
+
+
+class ValidationFailed(CallError):
+    """The arguments or the result do not fit the contract. ``errors`` are pydantic's, without the input values."""
+
+    executed = False
+    summary = "does not fit the contract"
+    advice = "fabric contract check compares the caller with the callee"
+
+    def __init__(self, reason: str = "", *, errors: Sequence[Mapping[str, Any]] = (), **facts: Any) -> None:
+        super().__init__(reason, **facts)
+        self.errors = tuple(errors)
+
+    @property
+    def retryable(self) -> bool:
+        return False
+
+
+class Cancelled(CallError):
+    """The callee stopped because the caller gave up or the callee was told to."""
+
+    executed = False
+    summary = "cancelled"
+
+    @property
+    def retryable(self) -> bool:
+        return False
+
+
+class InstanceLost(CallError):
+    """The instance died while it had the call: it may have run."""
+
+    summary = "the instance was lost"
+    advice = "declare the method idempotent to have such calls retried"
+
+
+class LinkLost(CallError):
+    """Our link to the broker broke while the call was under way: it may have run."""
+
+    summary = "the link to the broker was lost"
+    advice = "declare the method idempotent to have such calls retried"
+
+
+class DeadlineExceeded(CallError):
+    """No answer in time: it may have run."""
+
+    summary = "no answer before the deadline"
+    advice = "is the callee slow or stuck? fabric status shows its load; a larger timeout= gives it more time"
+
+
+class RemoteError(CallError):
+    """The handler raised.
+
+    Attributes:
+        type: the class name of the exception there.
+        code: a stable name for programs, if the service gave one.
+        details: whatever the service added, plain data.
+    """
+
+    executed = True
+    summary = "the handler failed"
+
+    def __init__(
+        self,
+        reason: str = "",
+        *,
+        type: str = "Exception",
+        code: str | None = None,
+        retryable: bool = False,
+        details: Mapping[str, Any] | None = None,
+        **facts: Any,
+    ) -> None:
+        super().__init__(f"{type}: {reason}", **facts)
+        self.type, self.code, self.details = type, code, dict(details or {})
+        self.remote_reason = reason
+        self._retryable = retryable
+
+    @property
+    def retryable(self) -> bool:
+        return self._retryable
+
+
+class ServiceError(FabricError):
+    """Raise this in a handler to choose what the caller sees.
+
+    Args:
+        message: for people.
+        code: a stable name for programs, such as ``todo.not-found``.
+        retryable: whether the same call may succeed elsewhere or later.
+        details: plain data.
+    """
+
+    def __init__(
+        self, message: str, *, code: str | None = None, retryable: bool = False, details: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message, self.code, self.retryable, self.details = message, code, retryable, dict(details or {})
+
+
+class StartupError(FabricError):
+    """A run of the fleet did not reach its goal."""
+
+
+class StaleCommand(StartupError):
+    """From a coordinator that no longer leads: ``epoch`` is below ``highest``."""
+
+    def __init__(self, epoch: int, highest: int) -> None:
+        super().__init__(f"a command of epoch {epoch} was refused: epoch {highest} leads")
+        self.epoch, self.highest = epoch, highest
+
+
+class IllegalTransition(StartupError):
+    """A life-cycle step that does not exist."""
+
+    def __init__(self, subject: str, current: str, wanted: str, allowed: Sequence[str]) -> None:
+        super().__init__(
+            f"{subject} is {current} and can't become {wanted}; from there it can become: {', '.join(allowed) or 'nothing'}"
+        )
+        self.subject, self.current, self.wanted, self.allowed = subject, current, wanted, tuple(allowed)

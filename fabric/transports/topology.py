@@ -1,0 +1,139 @@
+"""The names of everything on the broker. No other module spells one.
+
+All are prefixed by a namespace, so that several fleets share a broker. Three ways of keys:
+
+* ``rpc`` (direct): one instance's id.
+* ``discovery`` (topic): ``up.service.NAME`` and ``up.capability.NAME`` carry announcements to those who asked for them;
+  ``who.service.NAME`` and ``who.capability.NAME`` ask the instances to announce themselves.
+* ``control`` (topic): ``command.SERVICE`` to its agents, ``vote.SERVICE`` to the coordinator.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from fabric.transports.base import ExchangeKind, ExchangeSpec, QueueSpec
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-]{0,99}")
+
+
+def check_name(kind: str, name: str) -> str:
+    """Names become parts of routing keys, where ``.``, ``*`` and ``#`` have a meaning.
+
+    Raises:
+        ValueError: not 1 to 100 letters, digits, ``-`` and ``_``, beginning with a letter or digit.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{kind} {name!r}: use 1 to 100 letters, digits, '-' and '_', beginning with a letter or digit")
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """The exchanges and queues of one namespace."""
+
+    namespace: str = "fabric"
+
+    def __post_init__(self) -> None:
+        check_name("namespace", self.namespace)
+
+    @property
+    def rpc(self) -> str:
+        return f"{self.namespace}.rpc"
+
+    @property
+    def events(self) -> str:
+        return f"{self.namespace}.events"
+
+    @property
+    def broadcast(self) -> str:
+        return f"{self.namespace}.broadcast"
+
+    @property
+    def control(self) -> str:
+        return f"{self.namespace}.control"
+
+    @property
+    def discovery(self) -> str:
+        return f"{self.namespace}.discovery"
+
+    @property
+    def exchanges(self) -> tuple[ExchangeSpec, ...]:
+        return (
+            ExchangeSpec(name=self.rpc, kind=ExchangeKind.DIRECT),
+            ExchangeSpec(name=self.events, kind=ExchangeKind.TOPIC),
+            ExchangeSpec(name=self.broadcast, kind=ExchangeKind.FANOUT),
+            ExchangeSpec(name=self.control, kind=ExchangeKind.TOPIC),
+            ExchangeSpec(name=self.discovery, kind=ExchangeKind.TOPIC),
+        )
+
+    def requests(self, instance: str) -> QueueSpec:
+        """The inbox of one instance, gone with it. Without ack: the consumer's own bounded scheduler orders by priority
+        and answers what it can't take, which a full prefetch on the broker could not."""
+        return QueueSpec(name=None, exchange=self.rpc, keys=(instance,))
+
+    def replies(self) -> QueueSpec:
+        return QueueSpec(name=None)
+
+    def event_group(
+        self,
+        service: str,
+        patterns: tuple[str, ...],
+        *,
+        group: str = "default",
+        prefetch: int,
+        max_attempts: int,
+        retry_delays: tuple[float, ...],
+    ) -> QueueSpec:
+        """The durable queue that all instances of a service share."""
+        return QueueSpec(
+            name=f"{self.namespace}.events.{service}.{group}",
+            exchange=self.events,
+            keys=patterns,
+            durable=True,
+            ack=True,
+            prefetch=prefetch,
+            max_attempts=max_attempts,
+            retry_delays=retry_delays,
+        )
+
+    def broadcasts(self) -> QueueSpec:
+        return QueueSpec(name=None, exchange=self.broadcast, keys=("",))
+
+    def control_lane(self, *keys: str) -> QueueSpec:
+        return QueueSpec(name=None, exchange=self.control, keys=keys)
+
+    def discoveries(self, *keys: str) -> QueueSpec:
+        return QueueSpec(name=None, exchange=self.discovery, keys=keys)
+
+
+def up_service(name: str) -> str:
+    return f"up.service.{name}"
+
+
+def up_capability(name: str) -> str:
+    return f"up.capability.{name}"
+
+
+def who_service(name: str) -> str:
+    return f"who.service.{name}"
+
+
+def who_capability(name: str) -> str:
+    return f"who.capability.{name}"
+
+
+EVERY_ANNOUNCEMENT = "up.service.#"
+WHO_EVERYONE = "who.everyone"
+
+
+def command(service: str) -> str:
+    return f"command.{service}"
+
+
+def vote(service: str) -> str:
+    return f"vote.{service}"
+
+
+EVERY_VOTE = "vote.#"
