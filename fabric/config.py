@@ -1,0 +1,55 @@
+"""Settings of a process, from the environment (prefix ``FABRIC_``) or from code."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """What every hub needs to know.
+
+    Attributes:
+        broker_url: ``amqp://``, ``amqps://`` or ``unix:///path`` of an embedded broker. Secret, for it may hold a password.
+        namespace: prefix of all names on the broker; fleets with different ones don't see each other.
+        instance: the id of this process; made from the service's name, the host and random bits when empty.
+        zone: where it runs, for callers that prefer near instances.
+        weight: its share under weighted balancing, against the others' weights.
+        call_timeout: seconds that a call may take when neither the caller nor the method says.
+        connect_timeout: seconds to reach the broker at first.
+        heartbeat_interval: seconds between announcements. Shorter finds changes of load sooner and costs traffic.
+        lost_after: announcements missed before an instance is checked and, if it is gone, dropped.
+        drain_timeout: seconds that running handlers may take at shutdown.
+        max_message_bytes: of one encoded message. RabbitMQ 4 refuses more than 16 MiB.
+        max_batch_bytes: of messages that travel together. More amortises better and delays what comes behind.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="FABRIC_", frozen=True, extra="ignore")
+
+    broker_url: SecretStr | None = None
+    namespace: str = "fabric"
+    instance: str = ""
+    zone: str = ""
+    host: str = Field(default_factory=socket.gethostname)
+    weight: int = Field(default=1, ge=1, le=1000)
+    call_timeout: float = Field(default=30.0, gt=0, le=86_400)
+    connect_timeout: float = Field(default=30.0, gt=0)
+    heartbeat_interval: float = Field(default=2.0, gt=0)
+    lost_after: int = Field(default=3, ge=1)
+    drain_timeout: float = Field(default=10.0, ge=0)
+    max_message_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
+    max_batch_bytes: int = Field(default=128 * 1024, ge=1024)
+
+    @field_validator("namespace")
+    @classmethod
+    def _usable(cls, value: str) -> str:
+        if not value or not all(c.isalnum() or c in "-_" for c in value):
+            raise ValueError("use letters, digits, '-' and '_'")
+        return value
+
+    def instance_for(self, service: str) -> str:
+        """The configured instance id, or a new one."""
+        return self.instance or f"{service}-{os.urandom(4).hex()}"

@@ -1,0 +1,60 @@
+"""Several messages in one body, so that the broker's and the client's cost per message is paid once.
+
+A batch is a msgpack array of byte strings, each an encoded message. One damaged message spoils only itself. A lone message
+travels as it is, so that a client in another language need not know of batches to send.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import msgpack
+
+from fabric.errors import InvalidMessage
+from fabric.wire.codec import DEFAULT_LIMITS, Limits, decode
+from fabric.wire.message import ServiceMessage
+
+BATCH: Final = "application/vnd.fabric.batch+msgpack"
+OVERHEAD: Final = 5
+"""Bytes that a batch adds to each message at most, and to the whole."""
+
+_pack = msgpack.Packer(autoreset=True).pack
+
+
+def join(messages: Sequence[bytes]) -> bytes:
+    """Encoded messages as one body of content type ``BATCH``."""
+    body: bytes = _pack(messages)
+    return body
+
+
+def split(body: bytes, content_type: str) -> Sequence[bytes]:
+    """The encoded messages of a body: itself alone, unless it is a batch.
+
+    Raises:
+        InvalidMessage: it says that it is a batch and is not.
+    """
+    if content_type != BATCH:
+        return (body,)
+    try:
+        parts = msgpack.unpackb(body, raw=True, max_map_len=0, max_ext_len=0, max_str_len=0)
+    except Exception as error:
+        raise InvalidMessage(f"not a batch: {type(error).__name__}") from error
+    if type(parts) is not list or not all(type(part) is bytes for part in parts):
+        raise InvalidMessage("not a batch: an array of byte strings was expected")
+    return parts
+
+
+def messages(body: bytes, content_type: str, limits: Limits = DEFAULT_LIMITS) -> Iterator[ServiceMessage | InvalidMessage]:
+    """Each message of a body, or for a damaged one the error."""
+    try:
+        parts = split(body, content_type)
+    except InvalidMessage as error:
+        yield error
+        return
+    inner = "application/msgpack" if content_type == BATCH else content_type
+    for part in parts:
+        try:
+            yield decode(part, inner, limits)
+        except InvalidMessage as error:
+            yield error
