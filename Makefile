@@ -1,0 +1,109 @@
+# Nothing is assumed but make and Python 3.11 with venv: each target first makes .venv from requirements.lock, once.
+#
+#   make test ARGS="tests/unit -k layers"     ARGS goes to the tool behind the target
+#   make demo PYTHON=python3.12               another interpreter for a new .venv
+
+.ONESHELL:
+.SHELLFLAGS := -euc
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+
+PYTHON ?=
+WORKERS ?= 2
+ARGS ?=
+
+BIN := .venv/bin
+READY := .venv/.ready
+UV := build/uv/bin/uv
+UV_VERSION := 0.13.9
+SOURCES := fabric services tests benchmarks
+COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
+
+.PHONY: help demo up test test-brokers chaos bench lint format lock clean
+
+help:
+	@echo 'make demo          bring the reference fleet up, call it, break it, stop it'
+	echo 'make up            the same fleet, left running until Ctrl-C'
+	echo 'make test          every test but the long fault runs'
+	echo 'make test-brokers  the broker tests on RabbitMQ 3.10, 4.0 and 4.3 (needs Docker)'
+	echo 'make chaos         the long fault runs'
+	echo 'make bench         the published measurements'
+	echo 'make lint          ruff, mypy, codespell; make format mends what ruff can mend'
+	echo 'make lock          renew the lock files; ARGS=--upgrade takes newer versions'
+	echo 'make clean         remove .venv and everything generated'
+
+demo: $(READY)
+	@exec $(BIN)/python -m services.todo.demo $(ARGS)
+
+up: $(READY)
+	@exec $(BIN)/fabric up services/todo/fleet.yaml $(ARGS)
+
+test: $(READY)
+	@exec $(BIN)/python -m pytest -q -n $(WORKERS) -m 'not chaos' $(ARGS)
+
+test-brokers: $(READY)
+	@for version in 3.10 4.0 4.3; do
+	  echo "RabbitMQ $$version"
+	  FABRIC_TEST_RABBITMQ=$$version CI=true $(BIN)/python -m pytest -q -m 'broker and not chaos' $(ARGS)
+	done
+
+chaos: $(READY)
+	@exec $(BIN)/python -m pytest -q -m chaos $(ARGS)
+
+bench: $(READY)
+	@exec $(BIN)/python -m benchmarks $(ARGS)
+
+lint: $(READY)
+	@$(BIN)/ruff check --quiet $(SOURCES)
+	$(BIN)/ruff format --quiet --check $(SOURCES) || { echo 'make format mends the layout' >&2; exit 1; }
+	$(BIN)/mypy --no-error-summary $(SOURCES)
+	$(BIN)/codespell $(SOURCES) docs README.md Makefile
+	echo 'lint: clean'
+
+format: $(READY)
+	@$(BIN)/ruff check --quiet --fix $(SOURCES) || true
+	$(BIN)/ruff format --quiet $(SOURCES)
+
+# requirements-run.lock is the part of requirements.lock that a running fleet needs: the image is made from it.
+lock: $(UV)
+	@$(COMPILE) --all-extras --group dev $(ARGS) pyproject.toml -o requirements.lock
+	$(COMPILE) --all-extras --group build --constraint requirements.lock $(ARGS) pyproject.toml -o requirements-run.lock
+
+clean:
+	@rm -rf .venv build dist .fabric .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# -- what the targets stand on ------------------------------------------------------------------------------------
+
+# Leaves the interpreter to use in $$python, with a venv module that works, or says what to do.
+define find_python
+fail() { echo "$$*" >&2; exit 1; }
+again() { "$$@" || { echo 'That failed; trying once more in 5 s.' >&2; sleep 5; "$$@"; }; }
+recent() { "$$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+python=
+for candidate in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do
+  if recent "$$candidate"; then python=$$candidate; break; fi
+done
+[ -n "$$python" ] || fail "Fabric needs Python 3.11 or newer, and $(or $(PYTHON),python3) is \
+$$($(or $(PYTHON),python3) -V 2>&1 || true). Install one, or name it: make $(or $(MAKECMDGOALS),demo) PYTHON=/path/to/python3.11"
+if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then
+  package=$$("$$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
+  [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null || fail "$$python cannot make virtual environments. \
+On Debian and Ubuntu: sudo apt-get install $$package"
+  echo "Installing $$package"
+  { apt-get update -qq && apt-get install -y -qq --no-install-recommends "$$package"; } >/dev/null </dev/null || fail \
+    "$$python cannot make virtual environments, and apt-get could not install $$package."
+fi
+endef
+
+$(READY): requirements.lock pyproject.toml
+	@$(find_python)
+	recent $(BIN)/python && $(BIN)/python -m pip --version >/dev/null 2>&1 || "$$python" -m venv --clear .venv
+	echo "Installing the locked packages into .venv (once)"
+	again $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation -e .
+	touch $@
+
+$(UV):
+	@$(find_python)
+	"$$python" -m venv --clear build/uv
+	again build/uv/bin/python -m pip install --quiet --disable-pip-version-check --no-input uv==$(UV_VERSION)
