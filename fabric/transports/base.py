@@ -26,18 +26,24 @@ class LinkState(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkEvent:
-    """A change of the link.
+    """A change of the link, or of one consumer on it.
+
+    ``READY`` after a reconnect is told when all consumers are restored and have their new addresses; deliveries of the new
+    epoch come after it.
 
     Attributes:
         state: the state it is in now.
         epoch: grows by one with each new connection. What belonged to an older epoch (reply addresses, deliveries not
             yet acknowledged) is void.
         reason: why, for people.
+        consumer: empty when this is about the link. Otherwise state and epoch are as they were: the broker cancelled this
+            consumer (its queue was deleted), it consumes again at this address, and what it held is gone.
     """
 
     state: LinkState
     epoch: int
     reason: str = ""
+    consumer: str = ""
 
 
 class ExchangeKind(enum.StrEnum):
@@ -67,8 +73,10 @@ class QueueSpec:
         ack: True: a delivery counts until it is acknowledged, and comes again when its consumer is lost. False: the broker
             forgets it on sending.
         prefetch: deliveries that may be unacknowledged at once, 1 to 65,535. More is faster and less fair. Only with ack.
-        max_attempts: deliveries of one message before it is dead-lettered. Only for durable queues.
-        retry_delays: seconds before each redelivery asked for by ``Delivery.retry``; the last one repeats.
+        max_attempts: deliveries of one message before it is dead-lettered. Only for durable queues. It belongs to the
+            queue: consuming with another one is a ``TopologyConflict``.
+        retry_delays: seconds before each redelivery asked for by ``Delivery.retry``; the last one repeats. They belong to
+            the consumer and may differ.
     """
 
     name: str | None
@@ -92,7 +100,9 @@ class QueueSpec:
 class Delivery(Protocol):
     """One message as it came. Valid in the epoch it came in; after that acknowledging does nothing.
 
-    ``attempt`` counts deliveries of this message, from 1. ``expired`` and crashed deliveries count too.
+    ``attempt`` counts deliveries of this message, from 1. ``expired`` and crashed deliveries count too. ``exchange``, ``key``,
+    ``message_id`` and ``headers`` are as it was published, also after a retry or a replay; headers of the broker's own
+    (``x-...``) are left out, and whatever they hold does no harm.
     """
 
     @property
@@ -125,7 +135,9 @@ class Delivery(Protocol):
     async def retry(self, reason: str) -> None:
         """Deliver it again after the queue's next delay, or dead-letter it when its attempts are used up.
 
-        The message is stored at its next place before it is acknowledged here: it can be doubled, never lost.
+        The message is stored at its next place before it is acknowledged here: it can be doubled, never lost. Does nothing
+        when it is settled already or in a later epoch, and does not raise: if the link breaks meanwhile, the message comes
+        again. At most 5 seconds. A queue that is not durable has no next place: there it is only acknowledged.
         """
         ...
 
@@ -223,6 +235,8 @@ class Transport(Protocol):
         Raises:
             ConnectionLost: not reached within ``timeout`` seconds; says what was tried, without the password.
             ConfigurationError: refused for good: credentials, permissions, virtual host, TLS.
+            TopologyConflict: an exchange exists with another kind.
+            TransportClosed: after ``aclose``.
         """
         ...
 
@@ -247,17 +261,20 @@ class Transport(Protocol):
 
         Args:
             timeout: seconds for all of it.
-            expires: seconds after which the broker may drop it undelivered.
+            headers: plain data (None, bool, 64-bit int, float, str, bytes, list, dict with str keys), copied here; names that
+                begin with ``x-`` are the broker's.
+            expires: seconds after which the broker may drop it undelivered; counts until its first delivery.
             mandatory: fail with ``NoRoute`` when no queue takes it.
             persistent: on disk, for durable queues.
             message_id: names the message for receivers; may repeat.
 
         Raises:
-            NotSent: the broker never had it (link down or blocked for ``timeout``).
+            NotSent: the broker never had it (link down or blocked for ``timeout``, or it refused it: a queue is full).
             NoRoute: ``mandatory`` and nothing is bound there.
             ConnectionLost: handed over but not confirmed: unknown.
             PayloadTooLarge: over ``max_body``; nothing was sent.
             TransportClosed: after ``aclose``.
+            ValueError: the key is longer than 255 bytes, or the headers are not as above or over 64 KiB.
         """
         ...
 
@@ -278,7 +295,7 @@ class Transport(Protocol):
             False when it was dropped here: the link is not ready or its buffer is full. True promises nothing.
 
         Raises:
-            PayloadTooLarge, TransportClosed.
+            PayloadTooLarge, TransportClosed, ValueError: as ``send``.
         """
         ...
 
@@ -295,11 +312,20 @@ class Transport(Protocol):
         ...
 
     async def dead_letters(self, queue: str, *, limit: int, timeout: float) -> list[DeadLetter]:
-        """The oldest ``limit`` dead letters of the durable ``queue``, left in place."""
+        """The oldest ``limit`` dead letters of the durable ``queue``, left in place; none if there is no such queue.
+
+        Raises, as the two below:
+            ConnectionLost: not done within ``timeout`` seconds.
+            TransportClosed: after ``aclose``.
+        """
         ...
 
     async def replay_dead_letter(self, queue: str, id: str, *, timeout: float) -> bool:
-        """Put one back at the end of its queue with a fresh count of attempts. False: it is not there."""
+        """Put one back at the end of its queue with a fresh count of attempts. False: it is not there.
+
+        Raises:
+            NoRoute: the queue itself is gone; the dead letter stays.
+        """
         ...
 
     async def discard_dead_letter(self, queue: str, id: str, *, timeout: float) -> bool:
