@@ -1,0 +1,238 @@
+"""Who is there: the instances that this process has heard of, kept current by their announcements."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from fabric.health import HealthStatus
+from fabric.routing.instance import Instance, InstanceState
+
+
+class Endpoint:
+    """An instance as a caller sees it: what it announced, and what this caller knows better.
+
+    Attributes:
+        instance: its newest announcement.
+        pending: calls of this process that it has not answered.
+        seen: when it was last heard of, by this process's monotonic clock.
+        suspect: announcements are overdue; used only when there is nobody better.
+    """
+
+    __slots__ = ("instance", "pending", "seen", "suspect")
+
+    def __init__(self, instance: Instance, seen: float) -> None:
+        self.instance = instance
+        self.pending = 0
+        self.seen = seen
+        self.suspect = False
+
+    @property
+    def id(self) -> str:
+        return self.instance.id
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.instance.id!r}, {self.instance.state}, pending={self.pending})"
+
+
+class Happening(enum.StrEnum):
+    JOINED = "joined"
+    CHANGED = "changed"
+    LEFT = "left"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryEvent:
+    """``before`` is None when it joined; ``instance`` is its last known form when it left or was lost."""
+
+    happening: Happening
+    instance: Instance
+    before: Instance | None = None
+    reason: str = ""
+
+
+class ServiceRegistry:
+    """The instances by service and by capability. No I/O: announcements are put in, changes come out.
+
+    A new incarnation of an id replaces the old one; anything older than what is known is ignored, also after the
+    instance has left.
+    """
+
+    def __init__(self) -> None:
+        self._endpoints: dict[str, Endpoint] = {}
+        self._services: dict[str, dict[str, Endpoint]] = {}
+        self._capabilities: dict[str, dict[str, Endpoint]] = {}
+        self._departed: dict[str, Instance] = {}
+        self._callable: dict[tuple[str, str], list[Endpoint]] = {}
+        self._watchers: list[Callable[[RegistryEvent], None]] = []
+
+    def __len__(self) -> int:
+        return len(self._endpoints)
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        return tuple(sorted(self._services))
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        return tuple(sorted(self._capabilities))
+
+    def get(self, instance: str) -> Endpoint | None:
+        return self._endpoints.get(instance)
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        return tuple(self._endpoints.values())
+
+    def instances(self, service: str | None = None) -> tuple[Instance, ...]:
+        """All known instances, of one service or of all, in order of their ids."""
+        known = self._endpoints if service is None else self._services.get(service, {})
+        return tuple(known[id].instance for id in sorted(known))
+
+    def offering(self, capability: str) -> tuple[Instance, ...]:
+        known = self._capabilities.get(capability, {})
+        return tuple(known[id].instance for id in sorted(known))
+
+    def candidates(self, service: str) -> list[Endpoint]:
+        """Endpoints of a service that a call may go to; see ``_usable``. The list is shared: don't change it."""
+        return self._cached(("service", service), self._services.get(service))
+
+    def candidates_by_capability(self, capability: str) -> list[Endpoint]:
+        return self._cached(("capability", capability), self._capabilities.get(capability))
+
+    def missing(self, dependencies: Iterable[str]) -> tuple[str, ...]:
+        """The services among ``dependencies`` of which no healthy instance runs."""
+        return tuple(
+            name
+            for name in dependencies
+            if not any(
+                e.instance.takes_calls and e.instance.health.status is not HealthStatus.NO
+                for e in self._services.get(name, {}).values()
+            )
+        )
+
+    def watch(self, watcher: Callable[[RegistryEvent], None]) -> Callable[[], None]:
+        """Call ``watcher`` at each change; the answer ends that."""
+        self._watchers.append(watcher)
+        return lambda: self._watchers.remove(watcher) if watcher in self._watchers else None
+
+    def apply(self, instance: Instance, now: float) -> RegistryEvent | None:
+        """Take an announcement. Returns what it changed, or None when it is old or says nothing new."""
+        known = self._endpoints.get(instance.id)
+        departed = self._departed.get(instance.id)
+        if known is not None and known.instance.service != instance.service and not instance.newer_than(known.instance):
+            return None
+        if departed is not None and not instance.newer_than(departed):
+            return None
+        if known is None:
+            if instance.is_gone:
+                self._departed[instance.id] = instance
+                return None
+            return self._join(instance, now)
+        if instance.incarnation < known.instance.incarnation:
+            return None
+        if instance.incarnation > known.instance.incarnation:
+            self._lose(known, "a new incarnation took its id")
+            return None if instance.is_gone else self._join(instance, now)
+        if instance.sequence < known.instance.sequence:
+            return None
+        known.seen = now
+        if instance.is_gone:
+            return self._drop(known, instance, Happening.LEFT, "said goodbye")
+        return self._renew(known, instance)
+
+    def lose(self, instance: str, reason: str) -> RegistryEvent | None:
+        """It is known to be gone, without a word of its own. It counts again once it announces itself anew."""
+        known = self._endpoints.get(instance)
+        if known is None:
+            return None
+        return self._lose(known, reason)
+
+    def suspect(self, instance: str) -> None:
+        """Prefer others until it is heard of again."""
+        known = self._endpoints.get(instance)
+        if known is not None and not known.suspect:
+            known.suspect = True
+            self._callable.clear()
+
+    def overdue(self, before: float) -> list[Endpoint]:
+        """Endpoints last heard of before that moment."""
+        return [endpoint for endpoint in self._endpoints.values() if endpoint.seen < before]
+
+    def _join(self, instance: Instance, now: float) -> RegistryEvent:
+        endpoint = Endpoint(instance, now)
+        self._departed.pop(instance.id, None)
+        self._endpoints[instance.id] = endpoint
+        self._index(endpoint)
+        return self._tell(RegistryEvent(happening=Happening.JOINED, instance=instance))
+
+    def _renew(self, known: Endpoint, instance: Instance) -> RegistryEvent | None:
+        before, was_suspect = known.instance, known.suspect
+        known.suspect = False
+        if (before.service, before.capabilities) != (instance.service, instance.capabilities):
+            self._unindex(known)
+            known.instance = instance
+            self._index(known)
+        else:
+            known.instance = instance
+        if (before.state, before.health.status, before.weight) != (
+            instance.state,
+            instance.health.status,
+            instance.weight,
+        ) or was_suspect:
+            self._callable.clear()
+        elif before.capabilities == instance.capabilities and before.metadata == instance.metadata:
+            return None
+        return self._tell(RegistryEvent(happening=Happening.CHANGED, instance=instance, before=before))
+
+    def _lose(self, known: Endpoint, reason: str) -> RegistryEvent:
+        return self._drop(known, known.instance.gone(InstanceState.FAILED, reason), Happening.LOST, reason)
+
+    def _drop(self, known: Endpoint, last: Instance, happening: Happening, reason: str) -> RegistryEvent:
+        before = known.instance
+        del self._endpoints[known.id]
+        self._unindex(known)
+        known.instance = last
+        if happening is Happening.LEFT:
+            self._departed[last.id] = last
+            while len(self._departed) > 1000:
+                self._departed.pop(next(iter(self._departed)))
+        return self._tell(RegistryEvent(happening=happening, instance=last, before=before, reason=reason))
+
+    def _index(self, endpoint: Endpoint) -> None:
+        self._services.setdefault(endpoint.instance.service, {})[endpoint.id] = endpoint
+        for capability in endpoint.instance.capabilities:
+            self._capabilities.setdefault(capability, {})[endpoint.id] = endpoint
+        self._callable.clear()
+
+    def _unindex(self, endpoint: Endpoint) -> None:
+        for index, names in (
+            (self._services, (endpoint.instance.service,)),
+            (self._capabilities, endpoint.instance.capabilities),
+        ):
+            for name in names:
+                index.get(name, {}).pop(endpoint.id, None)
+                if not index.get(name):
+                    index.pop(name, None)
+        self._callable.clear()
+
+    def _tell(self, event: RegistryEvent) -> RegistryEvent:
+        for watcher in tuple(self._watchers):
+            watcher(event)
+        return event
+
+    def _cached(self, key: tuple[str, str], known: dict[str, Endpoint] | None) -> list[Endpoint]:
+        found = self._callable.get(key)
+        if found is None:
+            found = self._callable[key] = _usable([known[id] for id in sorted(known)] if known else [])
+        return found
+
+
+def _usable(endpoints: list[Endpoint]) -> list[Endpoint]:
+    """Those that run, without the unhealthy and the silent ones as long as others are left (panic: some answer may be
+    better than none)."""
+    running = [endpoint for endpoint in endpoints if endpoint.instance.takes_calls]
+    healthy = [endpoint for endpoint in running if endpoint.instance.health.status is not HealthStatus.NO]
+    heard = [endpoint for endpoint in healthy if not endpoint.suspect]
+    return heard or healthy or running
