@@ -1,0 +1,310 @@
+"""What the start-up engine is told and what it asks for: plain values, in and out.
+
+An instance id names a place and stays when its process is started again; the incarnation grows then. Everything that an
+instance reports carries one sequence number, growing with each report of whatever kind, so that what was overtaken on its
+way is recognised. Times are seconds since 1970 on the clock of the engine.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from fabric.health import HealthStatus
+from fabric.startup.definition import ServiceDefinition
+from fabric.startup.stages import RunOptions, StartupStage
+
+# ---------------------------------------------------------------- from whoever operates the fleet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequested:
+    """Bring this fleet up. A run that is under way is superseded: what is up is adopted, what is starting goes on.
+
+    Attributes:
+        run: the id of the new run.
+        services: the whole fleet.
+        stages: gates in between; a service in no stage starts by its dependencies alone.
+        durations: seconds that services took before, to order the queue; without them all weigh the same.
+    """
+
+    run: str
+    services: tuple[ServiceDefinition, ...]
+    stages: tuple[StartupStage, ...] = ()
+    options: RunOptions = field(default_factory=RunOptions)
+    durations: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelRequested:
+    """Start nothing more and stop what is still starting. What is ready stays. A cancelled run stays cancelled."""
+
+    reason: str = "cancelled"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShutdownRequested:
+    """Stop everything, dependents before what they need; also what has not finished starting."""
+
+    reason: str = "shut down"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeadershipTaken:
+    """This engine leads from now on, after a replay or at first.
+
+    All votes are void, every known instance is asked again, and the time without a leader does not count for timeouts.
+    """
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimerDue:
+    """The time of the last ``SetTimer`` has come."""
+
+
+# ---------------------------------------------------------------- from the instances
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceJoined:
+    """An instance is there and waits for its command (or runs already, which its votes will tell)."""
+
+    service: str
+    instance: str
+    incarnation: int = 0
+    sequence: int = 0
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandAccepted:
+    """An instance has the command and works on it."""
+
+    service: str
+    instance: str
+    attempt: int
+    incarnation: int = 0
+    sequence: int = 0
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceStarted:
+    """``start()`` of an instance returned."""
+
+    service: str
+    instance: str
+    attempt: int
+    incarnation: int = 0
+    sequence: int = 0
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceFailed:
+    """``start()`` of an instance raised. ``reason`` for people; ``code`` a stable name for programs, if there is one."""
+
+    service: str
+    instance: str
+    attempt: int
+    reason: str
+    code: str | None = None
+    incarnation: int = 0
+    sequence: int = 0
+    epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vote:
+    """What an instance says of its readiness.
+
+    Attributes:
+        status: yes, no or unknown.
+        reason: of a no or unknown: why, and what to do.
+        epoch: the highest epoch that the instance has obeyed; a vote of another epoch than the engine's counts for nothing.
+        expires_at: after this it is unknown again.
+    """
+
+    service: str
+    instance: str
+    status: HealthStatus
+    reason: str = ""
+    incarnation: int = 0
+    sequence: int = 0
+    epoch: int = 0
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceStopped:
+    """An instance has stopped as it was told."""
+
+    service: str
+    instance: str
+    attempt: int = 0
+    incarnation: int = 0
+    sequence: int = 0
+    epoch: int = 0
+
+
+# ---------------------------------------------------------------- about the instances, from whoever watches them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceLost:
+    """An instance is gone: no sign of life, or it left. ``incarnation`` None means the one last known."""
+
+    service: str
+    instance: str
+    reason: str
+    incarnation: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessExited:
+    """The process of an instance ended.
+
+    Attributes:
+        code: the exit code; negative is the signal that killed it.
+        tail: the last lines of its output.
+        incarnation: None means the one last known.
+    """
+
+    service: str
+    instance: str
+    code: int
+    tail: str = ""
+    incarnation: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandLost:
+    """A command could not be handed over, so nobody has it."""
+
+    service: str
+    instance: str | None
+    attempt: int
+    reason: str
+
+
+Event = (
+    RunRequested
+    | CancelRequested
+    | ShutdownRequested
+    | LeadershipTaken
+    | TimerDue
+    | InstanceJoined
+    | CommandAccepted
+    | ServiceStarted
+    | ServiceFailed
+    | Vote
+    | ServiceStopped
+    | InstanceLost
+    | ProcessExited
+    | CommandLost
+)
+
+
+# ---------------------------------------------------------------- what the engine asks for
+
+
+class CommandKind(enum.StrEnum):
+    """``CHECK``: report where you stand: started or failed if so, and a vote, under the epoch of the command."""
+
+    START = "start"
+    STOP = "stop"
+    CHECK = "check"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """To be carried to the instances of a service.
+
+    An agent keeps the highest epoch it has seen, refuses lower ones, and answers a repeat of (run, attempt) with the result
+    it recorded, so that sending a command again is harmless.
+
+    Attributes:
+        instance: None means every instance; for START, as many as ``instances`` of the definition, to be created if needed.
+            A START for one instance whose process is gone starts it again under the same id.
+        attempt: grows with each START of an instance, from 1.
+        timeout: seconds in which it is to be done; afterwards the engine goes on without it. A STOP must have been
+            enforced by then.
+    """
+
+    kind: CommandKind
+    run: str
+    epoch: int
+    service: str
+    instance: str | None = None
+    attempt: int = 0
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetTimer:
+    """Deliver ``TimerDue`` at ``at``. There is one timer: this replaces the last one; ``at`` None removes it."""
+
+    at: float | None
+
+
+class Subject(enum.StrEnum):
+    SERVICE = "service"
+    GATE = "gate"
+    RUN = "run"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Something that a user sees has changed.
+
+    Attributes:
+        subject, name: which service, stage or run.
+        state: a value of ``ServiceState``, ``GateState`` or ``Outcome``.
+        reason: why, in one line.
+        at: when.
+    """
+
+    subject: Subject
+    name: str
+    state: str
+    reason: str
+    at: float
+
+
+class Outcome(enum.StrEnum):
+    """How a run ended, or RUNNING.
+
+    ``DEGRADED``: everything critical is up, something else is not. ``SUPERSEDED``: a later run or a higher epoch took over.
+    """
+
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    DEGRADED = "degraded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    SUPERSEDED = "superseded"
+    STOPPED = "stopped"
+
+    @property
+    def ok(self) -> bool:
+        """Everything critical is up."""
+        return self in (Outcome.SUCCEEDED, Outcome.DEGRADED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFinished:
+    """Nothing of the run is under way any more.
+
+    It comes again with another outcome when a service fails or recovers later: the engine goes on watching.
+    """
+
+    run: str
+    outcome: Outcome
+    reason: str
+    at: float
+
+
+Action = Command | SetTimer | Progress | RunFinished
