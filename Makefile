@@ -83,22 +83,24 @@ python=
 for candidate in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do
   if recent "$$candidate"; then python=$$candidate; break; fi
 done
-[ -n "$$python" ] || fail "Fabric needs Python 3.11 or newer, and $(or $(PYTHON),python3) is \
-$$($(or $(PYTHON),python3) -V 2>&1 || true). Install one, or name it: make $(or $(MAKECMDGOALS),demo) PYTHON=/path/to/python3.11"
+[ -n "$$python" ] || fail "Fabric needs Python 3.11 or newer; $(or $(PYTHON),python3) is \
+$$($(or $(PYTHON),python3) -V 2>/dev/null || echo not installed). \
+Install one (Debian 12: apt-get install python3 python3-venv), or name it: make $(or $(MAKECMDGOALS),demo) PYTHON=/path/to/python3.11"
 if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then
   package=$$("$$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
   [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null || fail "$$python cannot make virtual environments. \
 On Debian and Ubuntu: sudo apt-get install $$package"
   echo "Installing $$package"
-  { apt-get update -qq && apt-get install -y -qq --no-install-recommends "$$package"; } >/dev/null </dev/null || fail \
-    "$$python cannot make virtual environments, and apt-get could not install $$package."
+  export DEBIAN_FRONTEND=noninteractive
+  { apt-get update -qq && apt-get install -y -qq --no-install-recommends "$$package"; } >/dev/null 2>&1 </dev/null || fail \
+    "$$python cannot make virtual environments, and installing $$package failed. Run: apt-get install $$package"
 fi
 endef
 
 $(READY): requirements.lock pyproject.toml
 	@$(find_python)
 	recent $(BIN)/python && $(BIN)/python -m pip --version >/dev/null 2>&1 || "$$python" -m venv --clear .venv
-	echo "Installing the locked packages into .venv (once)"
+	echo "Installing the locked packages into .venv"
 	again $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation -e .
 	touch $@
