@@ -75,17 +75,34 @@ class DependencyCycle(ConfigurationError):
     """Services that wait for each other.
 
     ``path`` starts and ends with the same service: ``("a", "b", "a")`` says that a needs b and b needs a. ``sources`` has
-    the ``file:line`` of each edge, or ``None``.
+    the ``file:line`` of each edge, or ``None``. ``others`` are the paths of further cycles; making the edges ``relax``
+    optional breaks them all, and ``exact`` says that no smaller set does.
     """
 
-    def __init__(self, path: Sequence[str], *, sources: Sequence[str | None] = ()) -> None:
+    def __init__(
+        self,
+        path: Sequence[str],
+        *,
+        sources: Sequence[str | None] = (),
+        others: Sequence[Sequence[str]] = (),
+        relax: Sequence[tuple[str, str]] = (),
+        exact: bool = False,
+    ) -> None:
         self.path, self.sources = tuple(path), tuple(sources)
-        where = [
-            f"  {a} needs {b}" + (f"   {source}" if source else "")
-            for (a, b), source in zip(zip(self.path, self.path[1:], strict=False), (*sources, *[None] * len(path)), strict=False)
-        ]
-        message = f"dependency cycle: {' -> '.join(self.path)}\n" + "\n".join(where)
-        super().__init__(message + "\nmake one of these edges optional or remove it")
+        self.others, self.relax, self.exact = tuple(tuple(other) for other in others), tuple(relax), exact
+        lines = [f"dependency cycle: {' -> '.join(self.path)}"]
+        for a, b, source in zip(self.path, self.path[1:], (*sources, *[None] * len(path)), strict=False):
+            lines.append(f"  {a} needs {b}" + (f"   {source}" if source else ""))
+        if others:
+            lines.append(f"and {len(others)} more:")
+            lines.extend(f"  {' -> '.join(other)}" for other in self.others[:20])
+        if relax:
+            edges = ", ".join(f"{a} -> {b}" for a, b in self.relax)
+            fewest = "no fewer will do" if exact else "fewer may do"
+            lines.append(f"make optional or remove {edges}, which breaks every cycle ({fewest})")
+        else:
+            lines.append("make one of these edges optional or remove it")
+        super().__init__("\n".join(lines))
 
 
 class MessageError(FabricError):
