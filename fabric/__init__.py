@@ -1,3 +1,88 @@
 """Python services that talk over RabbitMQ and come up together."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # what type checkers see; at run time each name is imported when it is first used
+    from fabric.config import Settings
+    from fabric.context import current_call
+    from fabric.contract import on_broadcast, on_event, rpc
+    from fabric.errors import CallError, ConfigurationError, FabricError, ServiceError
+    from fabric.health import Health
+    from fabric.hub import Hub
+    from fabric.routing.registry import ServiceRegistry
+    from fabric.service import Service
+    from fabric.startup.definition import ServiceDefinition
+    from fabric.startup.graph import ServiceDependencyGraph
+    from fabric.startup.orchestrator import StartupOrchestrator
+    from fabric.startup.profile import StartupProfile
+    from fabric.startup.stages import DEFAULT_STARTUP_STAGES, SERVICE_DEPENDENCIES, StartupStage
+    from fabric.wire.message import Priority, ServiceMessage
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "ConfigurationError": "fabric.errors",
+    "CallError": "fabric.errors",
+    "DEFAULT_STARTUP_STAGES": "fabric.startup.stages",
+    "FabricError": "fabric.errors",
+    "Health": "fabric.health",
+    "Hub": "fabric.hub",
+    "Priority": "fabric.wire.message",
+    "SERVICE_DEPENDENCIES": "fabric.startup.stages",
+    "Service": "fabric.service",
+    "ServiceDefinition": "fabric.startup.definition",
+    "ServiceDependencyGraph": "fabric.startup.graph",
+    "ServiceError": "fabric.errors",
+    "ServiceMessage": "fabric.wire.message",
+    "ServiceRegistry": "fabric.routing.registry",
+    "Settings": "fabric.config",
+    "StartupOrchestrator": "fabric.startup.orchestrator",
+    "StartupProfile": "fabric.startup.profile",
+    "StartupStage": "fabric.startup.stages",
+    "current_call": "fabric.context",
+    "on_broadcast": "fabric.contract",
+    "on_event": "fabric.contract",
+    "rpc": "fabric.contract",
+}
+
+__all__ = [
+    "CallError",
+    "ConfigurationError",
+    "DEFAULT_STARTUP_STAGES",
+    "FabricError",
+    "Health",
+    "Hub",
+    "Priority",
+    "SERVICE_DEPENDENCIES",
+    "Service",
+    "ServiceDefinition",
+    "ServiceDependencyGraph",
+    "ServiceError",
+    "ServiceMessage",
+    "ServiceRegistry",
+    "Settings",
+    "StartupOrchestrator",
+    "StartupProfile",
+    "StartupStage",
+    "__version__",
+    "current_call",
+    "on_broadcast",
+    "on_event",
+    "rpc",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'fabric' has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -16,6 +16,7 @@ from fabric.errors import ConfigurationError
 F = TypeVar("F", bound=Callable[..., Any])
 
 _MARK = "__fabric__"
+_CONTRACT = "__fabric_contract__"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -296,13 +297,21 @@ class ServiceContract:
         return groups
 
 
-@lru_cache(maxsize=256)
-def contract_of(service: type) -> ServiceContract:
-    """The contract of a service class.
+def contract_of(service: type[Any]) -> ServiceContract:
+    """The contract of a service class. Read once.
 
     Raises:
-        ConfigurationError: a hint is missing, two methods share a name, a name is not usable.
+        ConfigurationError: a hint is missing, two methods share a name.
     """
+    found = service.__dict__.get(_CONTRACT)
+    if found is None:
+        found = _read(service)
+        setattr(service, _CONTRACT, found)
+    assert isinstance(found, ServiceContract)
+    return found
+
+
+def _read(service: type[Any]) -> ServiceContract:
     methods: dict[str, MethodContract] = {}
     events: list[HandlerContract] = []
     broadcasts: list[HandlerContract] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from fabric.contract import contract_of
 from fabric.errors import ConfigurationError
@@ -33,7 +33,7 @@ class Service:
     hub: Hub
     metadata: dict[str, Any]
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Service:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         try:
             check_name("service", cls.name)
             for capability in cls.capabilities:

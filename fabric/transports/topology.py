@@ -2,7 +2,7 @@
 
 All are prefixed by a namespace, so that several fleets share a broker. Three ways of keys:
 
-* ``rpc`` (direct): one instance's id.
+* ``rpc`` (direct): one instance's id for requests, one hub's ``reply.ID`` for answers.
 * ``discovery`` (topic): ``up.service.NAME`` and ``up.capability.NAME`` carry announcements to those who asked for them;
   ``who.service.NAME`` and ``who.capability.NAME`` ask the instances to announce themselves.
 * ``control`` (topic): ``command.SERVICE`` to its agents, ``vote.SERVICE`` to the coordinator.
@@ -73,8 +73,10 @@ class Topology:
         and answers what it can't take, which a full prefetch on the broker could not."""
         return QueueSpec(name=None, exchange=self.rpc, keys=(instance,))
 
-    def replies(self) -> QueueSpec:
-        return QueueSpec(name=None)
+    def replies(self, address: str) -> QueueSpec:
+        """Where answers to one hub arrive. The queue is new in each epoch, so that nothing is re-declared by a name that the
+        broker may still hold for the old link; ``address`` stays, so that an answer finds the hub after a reconnect."""
+        return QueueSpec(name=None, exchange=self.rpc, keys=(address,))
 
     def event_group(
         self,

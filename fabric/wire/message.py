@@ -19,6 +19,7 @@ class MessageType(enum.IntEnum):
     STREAM_ITEM = 6
     STREAM_END = 7
     STREAM_CREDIT = 8
+    PROBE = 9
 
 
 class Priority(enum.IntEnum):

@@ -1,0 +1,103 @@
+"""How a call ended, on the wire and as the error that a caller sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fabric.errors import (
+    CallError,
+    Cancelled,
+    ExpiredInQueue,
+    Overloaded,
+    RemoteError,
+    ServiceError,
+    ValidationFailed,
+)
+
+
+@dataclass(slots=True)
+class Facts:
+    """What is known of a call while it is under way; every error of it carries them."""
+
+    service: str
+    method: str
+    started: float
+    instance: str | None = None
+    attempt: int = 1
+
+    def at(self, now: float) -> dict[str, Any]:
+        return {
+            "service": self.service,
+            "method": self.method,
+            "instance": self.instance,
+            "attempt": self.attempt,
+            "elapsed": now - self.started,
+        }
+
+
+def overloaded(reason: str, retry_after: float = 0.0) -> dict[str, Any]:
+    return {"kind": "overloaded", "message": reason, "retry_after": retry_after}
+
+
+def expired() -> dict[str, Any]:
+    return {"kind": "expired", "message": ""}
+
+
+def cancelled(reason: str) -> dict[str, Any]:
+    return {"kind": "cancelled", "message": reason}
+
+
+def invalid(reason: str, errors: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"kind": "invalid", "message": reason, "errors": errors}
+
+
+def failed(error: BaseException) -> dict[str, Any]:
+    """The wire form of what a handler raised. Of our own call errors the outcome of the nested call is kept as details."""
+    if isinstance(error, ServiceError):
+        return {
+            "kind": "failed",
+            "type": type(error).__name__,
+            "message": error.message,
+            "code": error.code,
+            "retryable": error.retryable,
+            "details": error.details,
+        }
+    details: dict[str, Any] = {}
+    code: str | None = None
+    if isinstance(error, CallError):
+        code = f"nested.{type(error).__name__}"
+        details = {"service": error.service, "method": error.method, "instance": error.instance}
+    return {"kind": "failed", "type": type(error).__name__, "message": str(error)[:2000], "code": code, "details": details}
+
+
+def outcome(error: Mapping[str, Any], facts: Mapping[str, Any]) -> CallError:
+    """The error that the caller sees for the wire form. An unknown kind counts as a failure of the handler."""
+    message = str(error.get("message", ""))
+    match error.get("kind"):
+        case "overloaded":
+            return Overloaded(message, retry_after=_seconds(error.get("retry_after")), **facts)
+        case "expired":
+            return ExpiredInQueue(message, **facts)
+        case "cancelled":
+            return Cancelled(message, **facts)
+        case "invalid":
+            errors = error.get("errors")
+            return ValidationFailed(message, errors=errors if isinstance(errors, list) else (), **facts)
+        case "no-method":
+            return ValidationFailed(message, **facts)
+        case _:
+            code, details = error.get("code"), error.get("details")
+            return RemoteError(
+                message,
+                type=str(error.get("type", "Exception")),
+                code=code if isinstance(code, str) else None,
+                retryable=error.get("retryable") is True,
+                details=details if isinstance(details, dict) else {},
+                **facts,
+            )
+
+
+def _seconds(value: Any) -> float:
+    return float(value) if isinstance(value, (int, float)) and 0 <= value < 3600 else 0.0

@@ -1,0 +1,68 @@
+"""When a failed attempt is followed by another, and how many a hub may afford."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from fabric.errors import CallError, CircuitOpen, InstanceLost, LinkLost, NoInstance, Overloaded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """Exponential back-off with full jitter (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015).
+
+    Attributes:
+        attempts: instances tried for one call, the first included.
+        base: seconds; the first pause is between nothing and this. Larger spares a struggling service, smaller saves time.
+        factor: by which the bound grows with each attempt.
+        ceiling: seconds that the bound never passes.
+        budget_ratio: retries allowed for each call, on average over the target; 0.2 bounds the extra load to a fifth.
+        budget_burst: retries allowed on top before that bound counts.
+    """
+
+    attempts: int = 4
+    base: float = 0.05
+    factor: float = 2.0
+    ceiling: float = 2.0
+    budget_ratio: float = 0.2
+    budget_burst: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1 or self.base < 0 or self.factor < 1 or self.ceiling < self.base:
+            raise ValueError(f"not a retry policy: {self}")
+
+    def allows(self, error: CallError, *, idempotent: bool) -> bool:
+        """Whether another attempt is right after this outcome: it did not run, or may run twice."""
+        if error.attempt >= self.attempts or isinstance(error, CircuitOpen):
+            return False
+        if isinstance(error, (InstanceLost, LinkLost)):
+            return idempotent
+        return error.retryable
+
+    def pause(self, error: CallError, source: random.Random) -> float:
+        """Seconds before the next attempt: none for an instance that was gone, at least what an overloaded one asked for."""
+        if isinstance(error, (NoInstance, InstanceLost)):
+            return 0.0
+        bound = min(self.ceiling, self.base * self.factor ** (error.attempt - 1))
+        asked = error.retry_after if isinstance(error, Overloaded) else 0.0
+        return asked + source.random() * bound
+
+
+class RetryBudget:
+    """Each call adds a fraction of a retry, each retry takes one (as Finagle's RetryBudget, without its time window)."""
+
+    __slots__ = ("_ceiling", "_ratio", "_tokens")
+
+    def __init__(self, policy: RetryPolicy) -> None:
+        self._ratio = policy.budget_ratio
+        self._tokens = self._ceiling = policy.budget_burst
+
+    def deposit(self) -> None:
+        self._tokens = min(self._ceiling, self._tokens + self._ratio)
+
+    def withdraw(self) -> bool:
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True
