@@ -10,6 +10,7 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 PYTHON ?=
 WORKERS ?= 2
 ARGS ?=
+PAUSE ?= 5
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -77,7 +78,7 @@ clean:
 # Leaves the interpreter to use in $$python, with a venv module that works, or says what to do.
 define find_python
 fail() { echo "$$*" >&2; exit 1; }
-again() { "$$@" || { echo 'That failed; trying once more in 5 s.' >&2; sleep 5; "$$@"; }; }
+again() { "$$@" || { echo 'That failed; trying once more in $(PAUSE) s.' >&2; sleep $(PAUSE); "$$@"; }; }
 recent() { "$$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 python=
 for candidate in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do

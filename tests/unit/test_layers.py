@@ -31,7 +31,11 @@ LAYERS = (
     Layer(name="observe", members=("observe",), below=("foundation", "wire")),
     Layer(name="transports", members=("transports",), below=("foundation", "wire")),
     Layer(name="routing", members=("routing",), below=("foundation", "wire", "transports", "observe")),
-    Layer(name="hub", members=("hub", "service", "contract"), below=("foundation", "wire", "transports", "observe", "routing")),
+    Layer(
+        name="hub",
+        members=("hub", "service", "contract", "caller", "context", "dispatcher", "presence", "subscriber"),
+        below=("foundation", "wire", "transports", "observe", "routing"),
+    ),
     # The start-up engine gets its participants, clock and journal from outside, which lets it run without a broker.
     Layer(name="startup", members=("startup",), below=("foundation",)),
     Layer(
