@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,8 +18,9 @@ from fabric.config import Settings
 from fabric.contract import ServiceContract, checked, contract_of, plain, problems
 from fabric.dispatcher import Dispatcher
 from fabric.errors import ConfigurationError, InvalidMessage, ValidationFailed
+from fabric.health import Health
 from fabric.presence import UP, Presence
-from fabric.routing.instance import Instance
+from fabric.routing.instance import Instance, InstanceState
 from fabric.routing.registry import ServiceRegistry
 from fabric.routing.retry import RetryPolicy
 from fabric.subscriber import Subscriber
@@ -161,6 +163,11 @@ class Hub:
     def transport(self) -> Transport:
         """The link, for watching its state and measuring it."""
         return self._transport
+
+    @property
+    def incarnation(self) -> int:
+        """Grows each time a process takes the same instance id."""
+        return self._incarnation
 
     @property
     def topology(self) -> Topology:
@@ -409,8 +416,8 @@ class Hub:
         inbox = await self._transport.consume(
             self._topology.requests(self.instance), dispatcher.receive, timeout=self.settings.connect_timeout
         )
-        subscriber = Subscriber(self._transport, self._topology, contract, service)
-        self._served = Served(self, contract, dispatcher, subscriber, inbox)
+        subscriber = partial(Subscriber, self._transport, self._topology, contract, service)
+        self._served = Served(self, dispatcher, subscriber, inbox)
         await self._presence.announce_as(describe or partial(self.describe, contract))
         return self._served
 
@@ -420,10 +427,6 @@ class Hub:
 
     def describe(self, contract: ServiceContract, **changes: Any) -> Instance:
         """This process as an announcement; ``changes`` override its fields."""
-        from os import getpid
-
-        from fabric.health import Health
-        from fabric.routing.instance import InstanceState
 
         fields: dict[str, Any] = {
             "service": contract.name,
@@ -437,7 +440,7 @@ class Hub:
             "load": self._served.load if self._served is not None else 0,
             "zone": self.settings.zone,
             "host": self.settings.host,
-            "pid": getpid(),
+            "pid": os.getpid(),
             "methods": {
                 name: {"idempotent": method.options.idempotent, "timeout": method.options.timeout}
                 for name, method in contract.methods.items()
@@ -457,13 +460,11 @@ class Hub:
 
 
 class Served:
-    """A service on the bus."""
+    """A service on the bus: its inbox is there, its doors are closed at first."""
 
-    def __init__(
-        self, hub: Hub, contract: ServiceContract, dispatcher: Dispatcher, subscriber: Subscriber, inbox: Consumer
-    ) -> None:
-        self._hub, self.contract, self._dispatcher, self._subscriber, self._inbox = hub, contract, dispatcher, subscriber, inbox
-        self._subscribed = False
+    def __init__(self, hub: Hub, dispatcher: Dispatcher, subscriber: Callable[[], Subscriber], inbox: Consumer) -> None:
+        self._hub, self._dispatcher, self._make_subscriber, self._inbox = hub, dispatcher, subscriber, inbox
+        self._subscriber: Subscriber | None = None
 
     @property
     def load(self) -> int:
@@ -472,15 +473,18 @@ class Served:
 
     async def open_doors(self) -> None:
         """Take requests, events and broadcasts from now on."""
-        if not self._subscribed:
-            self._subscribed = True
+        if self._subscriber is None:
+            self._subscriber = self._make_subscriber()
             await self._subscriber.open(self._hub.settings.connect_timeout)
         self._dispatcher.accept(yes=True)
 
     async def drain(self, timeout: float | None = None) -> bool:
         """Refuse what is new, let what runs end within ``timeout`` seconds, then cancel it. Returns whether all ended."""
         limit = self._hub.settings.drain_timeout if timeout is None else timeout
-        events, requests = await asyncio.gather(self._subscriber.drain(limit), self._dispatcher.drain(limit))
+        subscriber, self._subscriber = self._subscriber, None
+        if subscriber is None:
+            return await self._dispatcher.drain(limit)
+        events, requests = await asyncio.gather(subscriber.drain(limit), self._dispatcher.drain(limit))
         return events and requests
 
     async def aclose(self) -> None:

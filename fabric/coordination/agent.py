@@ -1,0 +1,345 @@
+"""The part of the coordinator that lives in every service: it announces, obeys commands, checks health and votes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from fabric.coordination.control import COMMAND, Report, read_command, report_message
+from fabric.contract import contract_of
+from fabric.errors import FabricError, InvalidMessage, NoRoute, StaleCommand
+from fabric.health import Health, HealthStatus
+from fabric.hub import Hub, Served
+from fabric.routing.instance import Instance, InstanceState, Lifecycle
+from fabric.service import Service
+from fabric.startup.events import (
+    Command,
+    CommandAccepted,
+    CommandKind,
+    ServiceFailed,
+    ServiceStarted,
+    ServiceStopped,
+    Vote,
+)
+from fabric.tasks import Tasks
+from fabric.transports import topology
+from fabric.transports.base import Consumer, Delivery, LinkEvent, LinkState
+from fabric.wire import batch
+from fabric.wire.message import MessageIds
+
+_log = logging.getLogger("fabric.agent")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgentPolicy:
+    """How an agent checks and votes. All in seconds.
+
+    Attributes:
+        first_check: pause after a health check that did not say yes; it doubles up to ``check_interval``. Shorter opens
+            gates sooner and costs the service more.
+        check_interval: between checks of a service that is ready. Each ends in a vote.
+        check_timeout: of one check; longer counts as unknown.
+        vote_valid_for: how long a vote counts. Longer rides out a stall of the broker, and keeps a gate open longer for an
+            instance that hangs.
+        report_timeout: to hand a report to the broker; then it is dropped, for the next one says more.
+        goodbye_timeout: at the end, for the reports that have not left yet.
+    """
+
+    first_check: float = 0.05
+    check_interval: float = 2.0
+    check_timeout: float = 5.0
+    vote_valid_for: float = 10.0
+    report_timeout: float = 5.0
+    goodbye_timeout: float = 1.0
+
+    def __post_init__(self) -> None:
+        if min(self.first_check, self.check_interval, self.check_timeout, self.report_timeout) <= 0:
+            raise ValueError("all times must be positive seconds")
+        if self.vote_valid_for < self.check_interval + self.check_timeout:
+            raise ValueError("a vote must outlive the next check: vote_valid_for >= check_interval + check_timeout")
+
+
+class Agent:
+    """Runs one service in this process, by command or at once."""
+
+    def __init__(self, hub: Hub, service: Service, policy: AgentPolicy | None = None) -> None:
+        self._hub, self._service = hub, service
+        self._policy = policy or AgentPolicy()
+        self._name = service.name
+        self._life = Lifecycle(hub.instance)
+        self._health = Health.unknown("not started")
+        self._tasks = Tasks(f"agent of {hub.instance}")
+        self._ids = MessageIds()
+        self._epoch = 0
+        self._attempt = 0
+        self._sequence = 0
+        self._reports: asyncio.Queue[Report] = asyncio.Queue(maxsize=1000)
+        self._starting: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[None] | None = None
+        self._stopping: asyncio.Task[None] | None = None
+        self._check_now = asyncio.Event()
+        self._control: Consumer | None = None
+        self._unwatch: Callable[[], None] = lambda: None
+        self._served: Served | None = None
+        self._released = True
+        service.hub = hub
+
+    @property
+    def state(self) -> InstanceState:
+        return self._life.state
+
+    @property
+    def health(self) -> Health:
+        return self._health
+
+    async def open(self, *, managed: bool) -> None:
+        """Be found; then wait for the command, or start at once when there is no coordinator (``managed`` False).
+
+        Raises:
+            Exception: whatever ``start`` raised, when not managed.
+        """
+        self._served = await self._hub.serve(self._service, self._describe)
+        self._tasks.start(self._send_reports(), "send reports")
+        self._control = await self._hub.transport.consume(
+            self._hub.topology.control_lane(topology.command(self._name)),
+            self._receive,
+            timeout=self._hub.settings.connect_timeout,
+        )
+        self._unwatch = self._hub.transport.watch(self._link_changed)
+        self._hub.announce()
+        if not managed:
+            await self._start()
+            self._checking = self._tasks.start(self._check_health(), "check health")
+
+    def _describe(self) -> Instance:
+        return self._hub.describe(
+            contract_of(type(self._service)),
+            state=self._life.state,
+            health=self._health,
+            metadata=dict(self._service.metadata),
+        )
+
+    def _link_changed(self, event: LinkEvent) -> None:
+        if event.state is LinkState.READY:
+            self._check_now.set()
+
+    # ------------------------------------------------------------ commands
+
+    def _receive(self, delivery: Delivery) -> None:
+        for message in batch.messages(delivery.body, delivery.content_type):
+            if isinstance(message, InvalidMessage) or message.method != COMMAND:
+                continue
+            try:
+                self._obey(read_command(message))
+            except (InvalidMessage, StaleCommand) as error:
+                _log.warning("%s refused a command from %s: %s", self._hub.instance, message.instance, error)
+
+    def _obey(self, command: Command) -> None:
+        """Take a command, or answer a repeated one with what came of it.
+
+        Raises:
+            StaleCommand: its sender no longer leads.
+        """
+        if command.service != self._name or command.instance not in (None, self._hub.instance):
+            return
+        if command.epoch < self._epoch:
+            raise StaleCommand(command.epoch, self._epoch)
+        self._epoch = command.epoch
+        match command.kind:
+            case CommandKind.START:
+                self._obey_start(command)
+            case CommandKind.STOP:
+                if self._stopping is None or self._stopping.done():
+                    self._stopping = self._tasks.start(self._obey_stop(command), "stop")
+            case CommandKind.CHECK:
+                self._tell_where_i_stand()
+
+    def _obey_start(self, command: Command) -> None:
+        busy = self._starting is not None and not self._starting.done()
+        up = self._life.state in (InstanceState.STARTING, InstanceState.RUNNING)
+        if busy or up:
+            # What runs is adopted: a repeat, or the command of a run or a leader that came later.
+            self._attempt = command.attempt
+            self._tell_where_i_stand()
+            return
+        if command.attempt <= self._attempt and self._life.state is InstanceState.FAILED:
+            self._tell_where_i_stand()
+            return
+        if self._life.state is InstanceState.STOPPING:
+            return
+        self._attempt = command.attempt
+        self._starting = self._tasks.start(self._start_and_report(command.timeout), "start")
+
+    async def _start_and_report(self, timeout: float) -> None:
+        self._report(CommandAccepted, attempt=self._attempt)
+        try:
+            async with asyncio.timeout(timeout):
+                await self._start()
+        except TimeoutError:
+            await self._failed(f"start() took longer than its timeout of {timeout:g} s", "start.timeout")
+            return
+        except Exception as error:
+            _log.warning("%s could not start: %r", self._hub.instance, error, exc_info=error)
+            await self._failed(f"{type(error).__name__}: {error}", getattr(error, "code", None))
+            return
+        self._report(ServiceStarted, attempt=self._attempt)
+        if self._checking is None or self._checking.done():
+            self._checking = self._tasks.start(self._check_health(), "check health")
+        self._check_now.set()
+
+    async def _start(self) -> None:
+        self._turn(InstanceState.INITIALIZING)
+        self._health = Health.unknown("starting")
+        self._released = False
+        await self._service.start()
+        self._turn(InstanceState.STARTING)
+        assert self._served is not None
+        await self._served.open_doors()
+
+    async def _failed(self, reason: str, code: Any) -> None:
+        self._health = Health.bad(reason)
+        await self._release()
+        self._turn(InstanceState.FAILED, reason)
+        self._report(ServiceFailed, attempt=self._attempt, reason=reason[:2000], code=code if isinstance(code, str) else None)
+
+    async def _obey_stop(self, command: Command) -> None:
+        await self.stop(min(command.timeout, self._hub.settings.drain_timeout))
+        self._report(ServiceStopped, attempt=command.attempt)
+
+    def _tell_where_i_stand(self) -> None:
+        match self._life.state:
+            case InstanceState.INITIALIZING:
+                self._report(CommandAccepted, attempt=self._attempt)
+            case InstanceState.STARTING | InstanceState.RUNNING:
+                self._report(ServiceStarted, attempt=self._attempt)
+                self._check_now.set()
+            case InstanceState.FAILED:
+                self._report(ServiceFailed, attempt=self._attempt, reason=self._life.reason)
+            case InstanceState.STOPPED:
+                self._report(ServiceStopped, attempt=self._attempt)
+            case _:
+                pass
+
+    # ------------------------------------------------------------ health and votes
+
+    async def _check_health(self) -> None:
+        pause = self._policy.first_check
+        while True:
+            self._check_now.clear()
+            before = self._health.status
+            health = await self._checked()
+            if self._life.state not in (InstanceState.STARTING, InstanceState.RUNNING):
+                return
+            self._health = health
+            if health.is_ok and self._life.state is InstanceState.STARTING:
+                self._turn(InstanceState.RUNNING)
+            elif health.status is not before:
+                self._hub.announce()
+            self._vote()
+            pause = self._policy.check_interval if health.is_ok else min(pause * 2, self._policy.check_interval)
+            if not health.is_ok and before is HealthStatus.YES:
+                pause = self._policy.first_check
+            try:
+                await asyncio.wait_for(self._check_now.wait(), pause)
+            except TimeoutError:
+                continue
+
+    async def _checked(self) -> Health:
+        limit = self._policy.check_timeout
+        try:
+            async with asyncio.timeout(limit):
+                return await self._service.check_health()
+        except TimeoutError:
+            return Health.unknown(f"check_health() took longer than {limit:g} s")
+        except Exception as error:
+            return Health.bad(f"check_health() raised {type(error).__name__}: {error}")
+
+    def _vote(self) -> None:
+        self._report(Vote, status=self._health.status, reason=self._health.reason, expires_at=0.0)
+
+    # ------------------------------------------------------------ reports
+
+    def _report(self, kind: Callable[..., Report], **facts: Any) -> None:
+        self._sequence += 1
+        report = kind(
+            service=self._name,
+            instance=self._hub.instance,
+            incarnation=self._hub.incarnation,
+            sequence=self._sequence,
+            epoch=self._epoch,
+            **facts,
+        )
+        if self._reports.full():
+            self._reports.get_nowait()
+            self._reports.task_done()
+        self._reports.put_nowait(report)
+
+    async def _send_reports(self) -> None:
+        """In order and confirmed. One that finds no coordinator is dropped: a new leader asks everybody anew."""
+        limit = self._policy.report_timeout
+        while True:
+            report = await self._reports.get()
+            try:
+                await self._hub.transport.send(
+                    self._hub.topology.control,
+                    topology.vote(self._name),
+                    report_message(report, self._policy.vote_valid_for, id=self._ids.next()),
+                    timeout=limit,
+                    mandatory=True,
+                )
+            except NoRoute:
+                _log.debug("no coordinator takes the report %s", type(report).__name__)
+            except FabricError as error:
+                _log.warning("%s could not report %s: %s", self._hub.instance, type(report).__name__, error)
+            finally:
+                self._reports.task_done()
+
+    def _turn(self, to: InstanceState, reason: str = "") -> None:
+        self._life.advance(to, reason)
+        self._hub.announce()
+
+    # ------------------------------------------------------------ the end
+
+    async def stop(self, timeout: float | None = None) -> None:
+        """Drain, release what the service took, and say so. Idempotent."""
+        if self._life.state in (InstanceState.STOPPING, InstanceState.STOPPED):
+            return
+        for task in (self._starting, self._checking):
+            if task is not None and not task.done():
+                task.cancel()
+                await asyncio.wait((task,), timeout=1.0)
+        self._health = Health.unknown("stopped")
+        self._turn(InstanceState.STOPPING)
+        if self._served is not None:
+            await self._served.drain(timeout)
+        await self._release()
+        self._turn(InstanceState.STOPPED)
+
+    async def _release(self) -> None:
+        if self._released:
+            return
+        self._released = True
+        limit = self._hub.settings.drain_timeout
+        try:
+            async with asyncio.timeout(limit):
+                await self._service.stop()
+        except TimeoutError:
+            _log.warning("%s: stop() took longer than %g s", self._hub.instance, limit)
+        except Exception as error:
+            _log.warning("%s: stop() failed: %r", self._hub.instance, error, exc_info=error)
+
+    async def aclose(self) -> None:
+        """Stop if that was not done, hand over the last reports, and leave the bus."""
+        await self.stop()
+        self._unwatch()
+        if self._control is not None:
+            await self._control.aclose()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._reports.join(), self._policy.goodbye_timeout)
+        await self._tasks.aclose()
+        if self._served is not None:
+            await self._served.aclose()

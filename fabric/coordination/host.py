@@ -1,0 +1,86 @@
+"""One process, one instance of one service: connect, run the agent, end when told."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from importlib import import_module
+
+from fabric.config import Settings
+from fabric.coordination.agent import Agent
+from fabric.errors import ConfigurationError
+from fabric.hub import Hub
+from fabric.service import Service
+
+
+def load_service(target: str) -> type[Service]:
+    """The service class that ``module:Class`` names.
+
+    Raises:
+        ConfigurationError: there is no such module or class, or it is not a service.
+    """
+    module, _, name = target.partition(":")
+    if not module or not name:
+        raise ConfigurationError(f"{target!r}: name the service as module:Class")
+    try:
+        found = getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"{target!r}: {error}; is it on the Python path?") from error
+    except AttributeError as error:
+        raise ConfigurationError(f"{target!r}: the module {module} has no {name}") from error
+    if not (isinstance(found, type) and issubclass(found, Service)):
+        raise ConfigurationError(f"{target!r} is not a subclass of fabric.Service")
+    return found
+
+
+async def host(kind: type[Service], *, settings: Settings | None = None, managed: bool, lifeline: int | None = None) -> None:
+    """Run one instance until SIGTERM, SIGINT or the end of the lifeline.
+
+    Args:
+        managed: wait for the coordinator's command before ``start``.
+        lifeline: a readable file descriptor; its end means that whoever started this process is gone.
+
+    Raises:
+        ConnectionLost, ConfigurationError: the broker can't be reached or used.
+        Exception: whatever ``start`` raised, when not managed.
+    """
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    if lifeline is not None:
+        os.set_blocking(lifeline, False)
+        loop.add_reader(lifeline, _lifeline_ended, loop, lifeline, ended)
+    try:
+        async with Hub.connect(kind.name, settings=settings) as hub:
+            agent = Agent(hub, kind())
+            try:
+                await agent.open(managed=managed)
+                await ended.wait()
+            finally:
+                await agent.aclose()
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+        if lifeline is not None:
+            loop.remove_reader(lifeline)
+
+
+def _lifeline_ended(loop: asyncio.AbstractEventLoop, lifeline: int, ended: asyncio.Event) -> None:
+    try:
+        if os.read(lifeline, 1024):
+            return
+    except BlockingIOError:
+        return
+    except OSError:
+        pass
+    loop.remove_reader(lifeline)
+    ended.set()
+
+
+def host_from_environment(target: str) -> None:
+    """``host`` with ``FABRIC_MANAGED`` and ``FABRIC_LIFELINE_FD``; blocks until it ends."""
+    managed = os.environ.get("FABRIC_MANAGED", "") in ("1", "true", "yes")
+    lifeline = os.environ.get("FABRIC_LIFELINE_FD")
+    asyncio.run(host(load_service(target), managed=managed, lifeline=int(lifeline) if lifeline else None))
