@@ -33,7 +33,19 @@ LAYERS = (
     Layer(name="routing", members=("routing",), below=("foundation", "wire", "transports", "observe")),
     Layer(
         name="hub",
-        members=("hub", "service", "contract", "caller", "context", "dispatcher", "presence", "subscriber"),
+        members=(
+            "hub",
+            "service",
+            "contract",
+            "caller",
+            "context",
+            "dead_letters",
+            "dispatcher",
+            "presence",
+            "proxy",
+            "served",
+            "subscriber",
+        ),
         below=("foundation", "wire", "transports", "observe", "routing"),
     ),
     # The start-up engine gets its participants, clock and journal from outside, which lets it run without a broker.
