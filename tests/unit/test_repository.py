@@ -1,0 +1,218 @@
+"""What the files around the code promise: locks that agree, a Makefile that says what is missing, pages whose links hold."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+import fabric
+from fabric.config import Settings
+from fabric.coordination.fleet import parse_fleet
+from fabric.coordination.fleetfile import FleetEntry, GateEntry, RetryEntry, ServiceEntry, StageEntry
+
+ROOT = Path(__file__).parents[2]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PIN = r"^([a-z0-9][a-z0-9._-]*)(?:\[[^\]]*\])?==(\S+)( ; [^\\]+)? \\\n"
+REQUIREMENT = re.compile(PIN + r"((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)", re.M)
+
+
+def normal(name: str) -> str:
+    """A package name as the index compares it."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[\s\[<>=!~;]", name)[0]).lower()
+
+
+def locked(name: str) -> dict[tuple[str, str], frozenset[str]]:
+    """Hashes by package and version. Fails if the file has a line that is not a pinned requirement with hashes."""
+    text = (ROOT / name).read_text()
+    found = {(normal(match[1]), match[2]): frozenset(re.findall(r"sha256:\w+", match[4])) for match in REQUIREMENT.finditer(text)}
+    assert REQUIREMENT.sub("", text).strip() == "", f"{name} has lines without a pin or a hash"
+    return found
+
+
+def declared() -> dict[str, list[str]]:
+    """The requirements in pyproject.toml by where they stand."""
+    project = PROJECT["project"]
+    groups = {
+        f"group {name}": [entry for entry in entries if isinstance(entry, str)]
+        for name, entries in PROJECT["dependency-groups"].items()
+    }
+    extras = {f"extra {name}": entries for name, entries in project["optional-dependencies"].items()}
+    return {"dependencies": project["dependencies"], **extras, **groups}
+
+
+def test_everything_declared_is_locked() -> None:
+    """Each requirement in pyproject.toml has a pinned version with hashes in requirements.lock."""
+    names = {name for name, _ in locked("requirements.lock")}
+    missing = {requirement for entries in declared().values() for requirement in entries if normal(requirement) not in names}
+    assert missing == set()
+
+
+def test_the_image_runs_what_was_tested() -> None:
+    """requirements-run.lock has the versions and hashes of requirements.lock, all that the package needs, and no tools."""
+    everything, image = locked("requirements.lock"), locked("requirements-run.lock")
+    assert image.items() <= everything.items()
+    names = {name for name, _ in image}
+    needed = {normal(entry) for where, entries in declared().items() if where != "group dev" for entry in entries}
+    assert needed <= names
+    assert not names & {"pytest", "mypy", "ruff", "testcontainers"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "requirements.lock",
+        "requirements-run.lock",
+        "pyproject.toml",
+        "Makefile",
+        "Dockerfile",
+        ".pre-commit-config.yaml",
+        ".ci/run",
+    ],
+)
+def test_nothing_that_installs_names_a_host(name: str) -> None:
+    """Where packages come from is the machine's business: no file that takes part in an installation names an index or a host."""
+    text = (ROOT / name).read_text().replace("--no-emit-index-url", "").replace("http://127.0.0.1", "")
+    assert not re.search(r"https?://|index-url|find-links|trusted-host", text)
+
+
+def test_each_dependency_has_its_reason() -> None:
+    """docs/dependencies.md has a row for every requirement, and none for what is gone."""
+    page = (ROOT / "docs/dependencies.md").read_text()
+    explained = {normal(name) for row in re.findall(r"^\| (`.*?`) \|", page, re.M) for name in re.findall(r"`([^`]+)`", row)}
+    assert explained == {normal(entry) for entries in declared().values() for entry in entries}
+
+
+def test_the_versions_agree() -> None:
+    """The package says the version that it is distributed as."""
+    assert PROJECT["project"]["version"] == fabric.__version__
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    """A relative link in the documentation names a file that is there, and a heading in it."""
+    for target in re.findall(r"\]\((?!https?:|mailto:)([^)\s]+)\)", page.read_text()):
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), f"{target} is not there"
+        if anchor:
+            headings = re.findall(r"^#+ +(.+)$", linked.read_text(), re.M)
+            assert anchor in {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+def test_every_page_is_reachable() -> None:
+    """Following links from the README leads to every page of the documentation."""
+    seen: set[Path] = set()
+    todo = [ROOT / "README.md"]
+    while todo:
+        page = todo.pop()
+        if page in seen or page.suffix != ".md":
+            continue
+        seen.add(page)
+        links = re.findall(r"\]\((?!https?:|mailto:)([^)#\s]+)", page.read_text())
+        todo += [(page.parent / link).resolve() for link in links]
+    assert set(PAGES) <= seen
+
+
+def test_documented_commands_exist() -> None:
+    """A `make` target that a page or the help names is in the Makefile."""
+    makefile = (ROOT / "Makefile").read_text()
+    targets = {name for line in re.findall(r"^\.PHONY: (.+)$", makefile, re.M) for name in line.split()}
+    text = "\n".join(page.read_text() for page in PAGES)
+    named = set(re.findall(r"(?:^|`)make ([a-z][a-z-]*)", text, re.M)) | set(re.findall(r"echo 'make ([a-z][a-z-]*)", makefile))
+    assert named <= targets
+    assert all(re.search(rf"^{target}:", makefile, re.M) for target in targets)
+
+
+def program(path: Path, text: str) -> None:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def make(directory: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run make in a directory that has the Makefile and its prerequisites, and nothing else of the project."""
+    shutil.copy(ROOT / "Makefile", directory)
+    (directory / "requirements.lock").touch()
+    (directory / "pyproject.toml").touch()
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(
+        ["make", *arguments], cwd=directory, env={**clean, **environment}, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+def test_an_interpreter_that_is_too_old_is_named(tmp_path: Path) -> None:
+    """make says which version it found, which it needs, and how to name another."""
+    old = tmp_path / "python-old"
+    program(old, 'case $1 in -V) echo "Python 3.9.2" ;; *) exit 1 ;; esac')
+    finished = make(tmp_path, "test", f"PYTHON={old}")
+    assert finished.returncode != 0
+    assert "needs Python 3.11 or newer" in finished.stderr
+    assert "Python 3.9.2" in finished.stderr
+    assert "make test PYTHON=" in finished.stderr
+
+
+def test_a_missing_interpreter_is_named(tmp_path: Path) -> None:
+    """make says that the interpreter is not installed rather than failing at the first command with it."""
+    finished = make(tmp_path, "demo", "PYTHON=python-that-nobody-has")
+    assert finished.returncode != 0
+    assert "python-that-nobody-has is not installed" in finished.stderr
+
+
+def test_an_interpreter_without_venv_says_what_to_install(tmp_path: Path) -> None:
+    """Where Python lacks its venv module and the user is not root, make names the package to install."""
+    program(tmp_path / "python", 'case "$*" in *ensurepip*) exit 1 ;; *print*) echo python3.11-venv ;; esac')
+    program(tmp_path / "id", "echo 1000")
+    finished = make(tmp_path, "lint", f"PYTHON={tmp_path}/python", PATH=f"{tmp_path}:{os.environ['PATH']}")
+    assert finished.returncode != 0
+    assert "sudo apt-get install python3.11-venv" in finished.stderr
+
+
+def test_the_installation_is_tried_twice_and_then_fails(tmp_path: Path) -> None:
+    """After a first failure of pip make tries once more, says so, and leaves no mark of success when that fails too."""
+    fake = tmp_path / "python"
+    venv = f'mkdir -p .venv/bin; cp "{fake}" .venv/bin/python'
+    program(fake, f'case "$*" in *venv*--clear*) {venv} ;; *"pip install"*) echo pip >>"{tmp_path}/calls"; exit 1 ;; esac')
+    finished = make(tmp_path, "test", f"PYTHON={fake}", "PAUSE=0")
+    assert finished.returncode != 0
+    assert "trying once more" in finished.stderr
+    assert (tmp_path / "calls").read_text().split() == ["pip", "pip"]
+    assert not (tmp_path / ".venv/.ready").exists()
+
+
+def test_the_hooks_use_the_locked_tools() -> None:
+    """pre-commit runs the tools of .venv, not versions of its own."""
+    hooks = [hook for repo in yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"] for hook in repo["hooks"]]
+    assert {hook["entry"].split()[0].rpartition("/")[0] for hook in hooks} == {".venv/bin"}
+
+
+def test_every_setting_is_documented() -> None:
+    """docs/configuration.md has a row for each variable of Settings with its default, and none for what is gone."""
+    page = (ROOT / "docs/configuration.md").read_text()
+    rows = dict(re.findall(r"^\| `FABRIC_(\w+)` \| ([^|]+) \|", page, re.M))
+    fields = Settings.model_fields
+    assert {name.lower() for name in rows} == set(fields)
+    for name, field in fields.items():
+        if isinstance(field.default, int | float):
+            assert float(rows[name.upper()]) == field.default, name
+
+
+def test_every_key_of_a_fleet_file_is_documented() -> None:
+    """docs/startup.md names each key that a fleet file may have."""
+    page = (ROOT / "docs/startup.md").read_text()
+    models: tuple[type[BaseModel], ...] = (FleetEntry, ServiceEntry, StageEntry, GateEntry, RetryEntry)
+    assert {name for model in models for name in model.model_fields if f"`{name}`" not in page} == set()
+
+
+def test_the_fleet_file_in_the_documentation_is_valid() -> None:
+    """Each fleet file that a page shows is read without complaint."""
+    shown = re.findall(r"```yaml\n(name: .*?)```", (ROOT / "docs/startup.md").read_text(), re.S)
+    assert [parse_fleet(text, "docs.yaml").name for text in shown] == ["shop"]
