@@ -9,12 +9,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from fabric.coordination.control import COMMAND, Report, read_command, report_message
 from fabric.contract import contract_of
+from fabric.coordination.control import COMMAND, Report, read_command, report_message
 from fabric.errors import FabricError, InvalidMessage, NoRoute, StaleCommand
 from fabric.health import Health, HealthStatus
-from fabric.hub import Hub, Served
+from fabric.hub import Hub
 from fabric.routing.instance import Instance, InstanceState, Lifecycle
+from fabric.served import Served
 from fabric.service import Service
 from fabric.startup.events import (
     Command,
@@ -82,6 +83,7 @@ class Agent:
         self._checking: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
         self._check_now = asyncio.Event()
+        self._turned = asyncio.Event()
         self._control: Consumer | None = None
         self._unwatch: Callable[[], None] = lambda: None
         self._served: Served | None = None
@@ -95,6 +97,21 @@ class Agent:
     @property
     def health(self) -> Health:
         return self._health
+
+    async def wait_state(self, state: InstanceState, *, timeout: float) -> None:
+        """Returns when the service is in ``state``.
+
+        Raises:
+            TimeoutError: not within ``timeout`` seconds; says where it is.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                while self._life.state is not state:
+                    self._turned.clear()
+                    await self._turned.wait()
+        except TimeoutError:
+            now = f"{self._life.state} and its health is {self._health.status}: {self._health.reason or 'no reason given'}"
+            raise TimeoutError(f"{self._hub.instance} is not {state} after {timeout:g} s, it is {now}") from None
 
     async def open(self, *, managed: bool) -> None:
         """Be found; then wait for the command, or start at once when there is no coordinator (``managed`` False).
@@ -300,6 +317,7 @@ class Agent:
 
     def _turn(self, to: InstanceState, reason: str = "") -> None:
         self._life.advance(to, reason)
+        self._turned.set()
         self._hub.announce()
 
     # ------------------------------------------------------------ the end
