@@ -16,40 +16,24 @@ from fabric.caller import Caller, Target
 from fabric.clock import Clock, SystemClock
 from fabric.config import Settings
 from fabric.contract import ServiceContract, checked, contract_of, plain, problems
+from fabric.dead_letters import DeadLetters
 from fabric.dispatcher import Dispatcher
 from fabric.errors import ConfigurationError, InvalidMessage, ValidationFailed
 from fabric.health import Health
 from fabric.presence import UP, Presence
+from fabric.proxy import Proxy
 from fabric.routing.instance import Instance, InstanceState
 from fabric.routing.registry import ServiceRegistry
 from fabric.routing.retry import RetryPolicy
+from fabric.served import Served
 from fabric.subscriber import Subscriber
-from fabric.transports.base import Consumer, DeadLetter, Delivery, Transport
+from fabric.transports.base import Delivery, Transport
 from fabric.transports.connect import transport_for
 from fabric.transports.topology import Topology, check_name
 from fabric.wire import batch, codec
 from fabric.wire.message import MessageIds, MessageType, Priority, ServiceMessage
 
 T = TypeVar("T")
-
-
-class DeadLetters:
-    """The events that one service gave up."""
-
-    def __init__(self, transport: Transport, queue: str) -> None:
-        self._transport, self._queue = transport, queue
-
-    async def list(self, *, limit: int = 100, timeout: float = 10.0) -> list[DeadLetter]:
-        """The oldest ``limit``, left in place."""
-        return await self._transport.dead_letters(self._queue, limit=limit, timeout=timeout)
-
-    async def replay(self, id: str, *, timeout: float = 10.0) -> bool:
-        """Deliver one again, with fresh attempts. False: it is not there."""
-        return await self._transport.replay_dead_letter(self._queue, id, timeout=timeout)
-
-    async def discard(self, id: str, *, timeout: float = 10.0) -> bool:
-        """Remove one. False: it is not there."""
-        return await self._transport.discard_dead_letter(self._queue, id, timeout=timeout)
 
 
 class Hub:
@@ -301,7 +285,7 @@ class Hub:
 
         Only methods marked with ``@rpc`` can be used on it.
         """
-        return cast(T, Proxy(self, contract_of(service), timeout, priority))
+        return cast(T, Proxy(self.call, contract_of(service), timeout, priority))
 
     async def publish(
         self,
@@ -417,7 +401,7 @@ class Hub:
             self._topology.requests(self.instance), dispatcher.receive, timeout=self.settings.connect_timeout
         )
         subscriber = partial(Subscriber, self._transport, self._topology, contract, service)
-        self._served = Served(self, dispatcher, subscriber, inbox)
+        self._served = Served(dispatcher, subscriber, inbox, self.settings)
         await self._presence.announce_as(describe or partial(self.describe, contract))
         return self._served
 
@@ -457,71 +441,3 @@ class Hub:
                 self._caller.answer(message)
             elif message.method == UP:
                 self._presence.heard(message)
-
-
-class Served:
-    """A service on the bus: its inbox is there, its doors are closed at first."""
-
-    def __init__(self, hub: Hub, dispatcher: Dispatcher, subscriber: Callable[[], Subscriber], inbox: Consumer) -> None:
-        self._hub, self._dispatcher, self._make_subscriber, self._inbox = hub, dispatcher, subscriber, inbox
-        self._subscriber: Subscriber | None = None
-
-    @property
-    def load(self) -> int:
-        """Requests running and waiting."""
-        return self._dispatcher.load
-
-    async def open_doors(self) -> None:
-        """Take requests, events and broadcasts from now on."""
-        if self._subscriber is None:
-            self._subscriber = self._make_subscriber()
-            await self._subscriber.open(self._hub.settings.connect_timeout)
-        self._dispatcher.accept(yes=True)
-
-    async def drain(self, timeout: float | None = None) -> bool:
-        """Refuse what is new, let what runs end within ``timeout`` seconds, then cancel it. Returns whether all ended."""
-        limit = self._hub.settings.drain_timeout if timeout is None else timeout
-        subscriber, self._subscriber = self._subscriber, None
-        if subscriber is None:
-            return await self._dispatcher.drain(limit)
-        events, requests = await asyncio.gather(subscriber.drain(limit), self._dispatcher.drain(limit))
-        return events and requests
-
-    async def aclose(self) -> None:
-        """Take the inbox off the bus; callers learn in one round trip."""
-        await self._inbox.aclose()
-
-
-class Proxy:
-    """Remote calls in the shape of a service's methods; see :meth:`Hub.proxy`."""
-
-    def __init__(self, hub: Hub, contract: ServiceContract, timeout: float | None, priority: Priority) -> None:
-        self._hub, self._contract, self._timeout, self._priority = hub, contract, timeout, priority
-        self._methods = {method.attribute: method for method in contract.methods.values()}
-
-    def __getattr__(self, attribute: str) -> Callable[..., Any]:
-        method = self._methods.get(attribute)
-        if method is None:
-            raise AttributeError(f"{self._contract.name} has no method {attribute!r} marked with @rpc")
-
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            try:
-                payload = method.arguments.write(args, kwargs)
-            except (ValidationError, TypeError) as error:
-                raise ValidationFailed(
-                    f"the arguments do not fit: {error if isinstance(error, TypeError) else ''}".rstrip(": "),
-                    errors=problems(error) if isinstance(error, ValidationError) else (),
-                    service=self._contract.name,
-                    method=method.name,
-                ) from None
-            return await self._hub.call(
-                self._contract.name,
-                method.name,
-                payload,
-                returns=method.returns,
-                timeout=self._timeout,
-                priority=self._priority,
-                idempotent=method.options.idempotent,
-            )
-
-        return call
