@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from fabric.cli.guard import MARK, marked
-from fabric.cli.supervisor import NEVER, ProcessEnd, ProcessSpec, ProcessState, Restart, Supervisor
+from fabric.cli.process import NEVER, ProcessEnd, ProcessSpec, ProcessState, Restart
+from fabric.cli.supervisor import Supervisor
 
 pytestmark = pytest.mark.processes
 
@@ -194,7 +195,8 @@ async def test_closing_ends_all_and_tells_those_that_listen(tmp_path: Path) -> N
 
 OWNER = """
 import asyncio, pathlib, sys
-from fabric.cli.supervisor import ProcessSpec, Supervisor
+from fabric.cli.process import ProcessSpec
+from fabric.cli.supervisor import Supervisor
 
 async def main():
     async with Supervisor(log_dir=pathlib.Path(sys.argv[1]), grace=0.5) as supervisor:

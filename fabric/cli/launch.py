@@ -1,0 +1,101 @@
+"""From a fleet to the processes that make it up: what is started, with which arguments and environment."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fabric.cli.process import ProcessSpec, Restart
+from fabric.coordination.fleet import Fleet
+from fabric.errors import ConfigurationError
+from fabric.startup.definition import RetryPolicy
+
+BROKER, COORDINATOR = "broker", "coordinator"
+_INFRASTRUCTURE = Restart(attempts=3, delay=0.2, max_delay=5.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """How the processes of one fleet find each other.
+
+    Attributes:
+        root: where they are started, and where their modules are looked for.
+    """
+
+    fleet: Fleet
+    broker_url: str = field(repr=False)
+    namespace: str
+    root: Path
+
+    def environment(self) -> Mapping[str, str]:
+        """What every process of the fleet is told."""
+        modules = [str(self.root), *filter(None, [os.environ.get("PYTHONPATH")])]
+        return {
+            "FABRIC_BROKER_URL": self.broker_url,
+            "FABRIC_NAMESPACE": self.namespace,
+            "PYTHONPATH": os.pathsep.join(modules),
+            # so that `command: [python, ...]` is the Python that runs the fleet
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+        }
+
+    def broker(self, socket: Path) -> ProcessSpec:
+        """The embedded broker."""
+        return self._fabric(BROKER, "broker", "--socket", str(socket))
+
+    def coordinator(self) -> ProcessSpec:
+        return self._fabric(COORDINATOR, "coordinator", str(self.fleet.path))
+
+    def services(self) -> Iterator[ProcessSpec]:
+        """One process an instance: stage by stage, in each stage what others need first.
+
+        Raises:
+            ConfigurationError: the file does not say how a service is started.
+        """
+        stages = {name: index for index, stage in enumerate(self.fleet.stages) for name in stage.services}
+        order = {name: index for index, name in enumerate(self.fleet.graph.order())}
+        for name in sorted(order, key=lambda name: (stages.get(name, len(stages)), order[name])):
+            run, definition = self.fleet.runs[name], self.fleet.graph[name]
+            if not run.is_ours:
+                raise ConfigurationError(
+                    f"service {name} has neither run nor command, so it can't be started here", source=definition.source
+                )
+            argv = (sys.executable, "-m", "fabric.cli", "run", run.target) if run.target else run.command
+            for number in range(1, run.instances + 1):
+                yield ProcessSpec(
+                    name=f"{name}-{number}",
+                    service=name,
+                    argv=argv,
+                    env={
+                        **self.environment(),
+                        **run.env,
+                        "FABRIC_INSTANCE": f"{name}-{number}",
+                        "FABRIC_INSTANCE_NUMBER": str(number),
+                        "FABRIC_MANAGED": "1",
+                    },
+                    cwd=run.cwd or self.root,
+                    restart=self._restart(name),
+                )
+
+    def _restart(self, name: str) -> Restart:
+        stage = next((stage for stage in self.fleet.stages if name in stage.services), None)
+        retry = self.fleet.graph[name].retry_policy or (stage.retry_policy if stage else None) or RetryPolicy()
+        return Restart(
+            on_failure=self.fleet.runs[name].restart,
+            attempts=retry.attempts,
+            delay=min(retry.delay, retry.max_delay),
+            factor=retry.factor,
+            max_delay=retry.max_delay,
+        )
+
+    def _fabric(self, name: str, *arguments: str) -> ProcessSpec:
+        return ProcessSpec(
+            name=name,
+            service=name,
+            argv=(sys.executable, "-m", "fabric.cli", *arguments),
+            env={**self.environment(), "FABRIC_INSTANCE": f"{name}-1"},
+            cwd=self.root,
+            restart=_INFRASTRUCTURE,
+        )

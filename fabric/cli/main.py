@@ -1,0 +1,48 @@
+"""The command line. What a command needs it imports when it is run, so that ``fabric --help`` is quick."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from fabric.cli.commands import broker, call, check, coordinator, down, graph, run, status, up, version
+from fabric.cli.exits import ExitCode, report
+from fabric.errors import FabricError
+
+COMMANDS = (up, status, call, down, graph, check, run, broker, coordinator, version)
+"""In the order of the help. A new command is a module with ``register(app)`` and its place here."""
+
+_EXIT_CODES = (
+    "Exit codes: 0 done; 1 done, and it went wrong; 2 command line, settings or fleet file wrong, nothing was done; "
+    "3 broker, coordinator or service not there, nothing was done; 4 no answer, it may have been done; 130 interrupted."
+)
+
+app = typer.Typer(
+    name="fabric",
+    help="Services that talk over RabbitMQ and come up together.",
+    epilog=_EXIT_CODES,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in COMMANDS:
+    command.register(app)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code."""
+    given = list(sys.argv[1:] if args is None else args)
+    try:
+        app(args=given, prog_name="fabric")
+    except FabricError as error:
+        sys.exit(report(error, as_json="--json" in given))
+    except TimeoutError as error:
+        sys.exit(
+            report(FabricError(f"gave up waiting: {error or 'no answer in time'}"), as_json="--json" in given)
+            and ExitCode.UNKNOWN
+        )
+    except KeyboardInterrupt:
+        sys.exit(ExitCode.INTERRUPTED)
