@@ -1,0 +1,1 @@
+"""Renders texts from templates for other services."""

@@ -1,0 +1,1 @@
+"""The reference fleet: the back end of a to-do application as fifteen services, each a process of its own."""
