@@ -1,0 +1,99 @@
+"""One message as it came from RabbitMQ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from fabric.transports import amqp_durable, amqp_frames
+from fabric.transports.headers import without_reserved
+from fabric.wire.message import Priority
+
+_PRIORITIES = tuple(Priority)
+
+
+class Source(Protocol):
+    """The channel that a delivery came on: it alone may settle it, and only while it lives."""
+
+    @property
+    def ours(self) -> str | None: ...
+
+    def ack(self, delivery: AmqpDelivery) -> None: ...
+
+    async def retry(self, delivery: AmqpDelivery, reason: str) -> None: ...
+
+    async def reject(self, delivery: AmqpDelivery, reason: str) -> None: ...
+
+
+class AmqpDelivery:
+    """See ``Delivery``. What nobody asks for is not read."""
+
+    __slots__ = ("_carried", "_exchange", "_key", "_properties", "_raw", "body", "redelivered", "settled", "source", "tag")
+
+    def __init__(self, source: Source, tag: int, redelivered: bool, exchange: str, key: str, raw: bytes, body: bytes) -> None:
+        self.source, self.tag, self.redelivered, self.body = source, tag, redelivered, body
+        self.settled = False
+        self._exchange, self._key, self._raw = exchange, key, raw
+        self._properties: amqp_frames.Properties | None = None
+        self._carried: amqp_durable.Carried | None = None
+
+    @property
+    def properties(self) -> amqp_frames.Properties:
+        if self._properties is None:
+            self._properties = amqp_frames.read_properties(self._raw)
+        return self._properties
+
+    @property
+    def carried(self) -> amqp_durable.Carried:
+        if self._carried is None:
+            self._carried = amqp_durable.carried(self.properties, self._exchange, self._key, ours=self.source.ours)
+        return self._carried
+
+    @property
+    def exchange(self) -> str:
+        return self.carried.exchange
+
+    @property
+    def key(self) -> str:
+        return self.carried.key
+
+    @property
+    def content_type(self) -> str:
+        return self.properties.content_type
+
+    @property
+    def priority(self) -> Priority:
+        return _PRIORITIES[min(self.properties.priority, len(_PRIORITIES) - 1)]
+
+    @property
+    def message_id(self) -> str | None:
+        return self.carried.message_id
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        return without_reserved(self.properties.headers)
+
+    @property
+    def attempt(self) -> int:
+        return self.carried.attempts + 1 + self._lost_deliveries
+
+    @property
+    def _lost_deliveries(self) -> int:
+        """Deliveries of this copy that nobody settled. The header is the broker's only when it delivers again."""
+        if not self.redelivered:
+            return 0
+        count = self.properties.headers.get("x-delivery-count")
+        return count if type(count) is int and count > 0 else 1
+
+    @property
+    def user_id(self) -> str | None:
+        return self.carried.user_id
+
+    def ack(self) -> None:
+        self.source.ack(self)
+
+    async def retry(self, reason: str) -> None:
+        await self.source.retry(self, reason)
+
+    async def reject(self, reason: str) -> None:
+        await self.source.reject(self, reason)

@@ -1,0 +1,363 @@
+"""Publishing: many confirms under way at once, returns tied to their publish, nothing stale after a reconnect."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from aiormq.channel import Channel
+
+from fabric.errors import ConfigurationError, ConnectionLost, FabricError, NoRoute, NotSent, PayloadTooLarge, TransportClosed
+from fabric.tasks import Tasks
+from fabric.transports import amqp_frames as frames
+from fabric.transports.amqp_link import Link
+from fabric.transports.amqp_settings import AmqpSettings
+from fabric.transports.headers import check_key, checked_headers
+from fabric.wire.message import MessageIds, Priority
+
+_log = logging.getLogger("fabric.transports.amqp")
+
+MESSAGE_ID = "x-fabric-message-id"
+ATTEMPT_MARK = "~"
+"""Begins the AMQP message id that we give each sending, to tell it from one that somebody means."""
+
+_MOST_PREPARED = 4096
+
+
+class _Sending:
+    """One publish that waits for its confirm."""
+
+    __slots__ = ("done", "exchange", "id", "key")
+
+    def __init__(self, done: asyncio.Future[None], exchange: str, key: str, id: str) -> None:
+        self.done, self.exchange, self.key, self.id = done, exchange, key, id
+
+    def fail(self, error: FabricError) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+class _Outlet:
+    """One channel to publish on, with its prepared method frames."""
+
+    def __init__(self, link: Link, channel: Channel) -> None:
+        self.link, self.channel, self.number = link, channel, channel.number
+        self._methods: dict[tuple[str, str, bool], bytes] = {}
+
+    def write(self, exchange: str, key: str, mandatory: bool, properties: bytes, body: bytes) -> None:
+        place = exchange, key, mandatory
+        method = self._methods.get(place)
+        if method is None:
+            if len(self._methods) >= _MOST_PREPARED:
+                self._methods.clear()
+            method = self._methods[place] = frames.publish_method(self.number, exchange, key, mandatory=mandatory)
+        self.link.wire.write(frames.publish(method, self.number, self.link.frame_max, properties, body))
+
+
+class Confirms:
+    """The lane of a channel with confirms: what is under way on it, by tag and by message id."""
+
+    def __init__(self) -> None:
+        self._tag = 0
+        self._sendings: dict[int, _Sending] = {}
+        self._tags: dict[str, int] = {}
+        self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def add(self, sending: _Sending) -> None:
+        """In the order of writing: the broker counts them too."""
+        self._tag += 1
+        self._sendings[self._tag] = sending
+        self._tags[sending.id] = self._tag
+
+    def on_confirm(self, tag: int, *, multiple: bool, taken: bool) -> None:
+        if multiple:
+            for earlier in [known for known in self._sendings if known <= tag]:
+                self._settle(earlier, taken)
+        else:
+            self._settle(tag, taken)
+
+    def _settle(self, tag: int, taken: bool) -> None:
+        sending = self._sendings.pop(tag, None)
+        if sending is None:
+            return
+        self._tags.pop(sending.id, None)
+        if sending.done.done():
+            return
+        if taken:
+            sending.done.set_result(None)
+        else:
+            sending.fail(
+                NotSent(f"the broker refused it: a queue behind {sending.exchange!r}, {sending.key!r} is full or failed")
+            )
+
+    def on_content(self, method: bytes, header: bytes, body: bytes) -> None:
+        """Returned: it comes before the confirm of the same publish."""
+        id = frames.read_properties(header).message_id
+        sending = self._sendings.get(self._tags.get(id or "", 0))
+        if sending is not None:
+            sending.fail(NoRoute(sending.exchange, sending.key))
+
+    def on_cancel(self) -> None:
+        return
+
+    def on_close(self, code: int, reason: str) -> None:
+        """The broker tells which exchange it minds, not which publish; nothing behind that one was looked at."""
+        for sending in self._take_all():
+            if code == 404 and f"'{sending.exchange}'" in reason:
+                sending.fail(NoRoute(sending.exchange, sending.key))
+            elif code == 403 and f"'{sending.exchange}'" in reason:
+                sending.fail(ConfigurationError(f"publishing to {sending.exchange!r}: refused: {reason}"))
+            else:
+                sending.fail(ConnectionLost(f"the channel was closed before it was confirmed: {code} {reason}"))
+        if not self.closed.done():
+            self.closed.set_result(f"{code} {reason}")
+
+    def lose(self, reason: str) -> None:
+        for sending in self._take_all():
+            sending.fail(ConnectionLost(f"sent but not confirmed: {reason}"))
+
+    def _take_all(self) -> list[_Sending]:
+        sendings = list(self._sendings.values())
+        self._sendings.clear()
+        self._tags.clear()
+        return sendings
+
+
+async def _closed(lane: Confirms, link: Link) -> bool:
+    """Until the channel of ``lane`` is gone: True, or ``link`` is: False."""
+    waits: set[asyncio.Future[Any]] = {lane.closed, link.lost}
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    if link.lost.done():
+        return False
+    _log.warning("the broker closed a publishing channel: %s", lane.closed.result())
+    return True
+
+
+class Publisher:
+    """Sends on whatever link there is now. ``attach`` gives it one, ``detach`` takes it away."""
+
+    def __init__(self, settings: AmqpSettings) -> None:
+        self._settings = settings
+        self._ids = MessageIds()
+        self._tasks = Tasks("amqp publisher")
+        self._confirmed: _Outlet | None = None
+        self._confirms: Confirms | None = None
+        self._posts: _Outlet | None = None
+        self._unheard: Confirms | None = None
+        self._link: Link | None = None
+        self._live = False
+        self._open = asyncio.Event()
+        self._closed = False
+        self._waiting = 0
+        self._waiting_bytes = 0
+        self._prepared: dict[tuple[str, bool, int], bytes] = {}
+
+    # -- the link -------------------------------------------------------------------------------------------------
+
+    async def attach(self, link: Link) -> None:
+        """Open the channels on ``link``. Only ``send`` of ours may use them before ``resume``.
+
+        Raises:
+            ConnectionLost: not opened.
+        """
+        self._link = link
+        await self._open_confirmed(link)
+        await self._open_posts(link)
+        self._tasks.start(self._keep(link, self._keep_confirmed), "keep confirmed")
+        self._tasks.start(self._keep(link, self._keep_posts), "keep posts")
+
+    def resume(self) -> None:
+        """Let everybody send on what was attached."""
+        self._live = True
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Let go on who waits, if the link takes publishes now."""
+        if self._usable():
+            self._open.set()
+        else:
+            self._open.clear()
+
+    def _usable(self) -> bool:
+        link = self._link
+        return self._live and self._confirmed is not None and link is not None and link.blocked is None and not link.wire.paused
+
+    async def _open_confirmed(self, link: Link) -> None:
+        confirms = Confirms()
+        channel = await link.channel(confirms, confirms=True)
+        self._confirms, self._confirmed = confirms, _Outlet(link, channel)
+
+    async def _open_posts(self, link: Link) -> None:
+        unheard = Confirms()
+        channel = await link.channel(unheard)
+        self._unheard, self._posts = unheard, _Outlet(link, channel)
+
+    async def _keep_confirmed(self, link: Link) -> None:
+        while self._confirms is not None and await _closed(self._confirms, link):
+            self._confirmed = None
+            self.refresh()
+            await self._open_confirmed(link)
+            self.refresh()
+
+    async def _keep_posts(self, link: Link) -> None:
+        while self._unheard is not None and await _closed(self._unheard, link):
+            self._posts = None
+            await self._open_posts(link)
+
+    async def _keep(self, link: Link, keep: Callable[[Link], Awaitable[None]]) -> None:
+        """A channel that the broker closed, for what one publish asked, is replaced for all others."""
+        try:
+            await keep(link)
+        except FabricError as error:
+            await link.abort(f"a publishing channel could not be opened again: {error}")
+
+    def detach(self, reason: str) -> None:
+        """What is under way fails: nobody knows whether it arrived. What waits goes on waiting for the next link."""
+        self._live = False
+        self._link = self._confirmed = self._posts = self._unheard = None
+        self._open.clear()
+        if self._confirms is not None:
+            self._confirms.lose(reason)
+            self._confirms = None
+
+    async def aclose(self) -> None:
+        self._closed = True
+        self.detach("closed by us")
+        self._open.set()
+        await self._tasks.aclose()
+
+    # -- sending --------------------------------------------------------------------------------------------------
+
+    async def send(
+        self,
+        exchange: str,
+        key: str,
+        body: bytes,
+        *,
+        timeout: float,
+        priority: Priority,
+        content_type: str,
+        headers: Mapping[str, Any] | None,
+        message_id: str | None,
+        expires: float | None,
+        mandatory: bool,
+        persistent: bool,
+        own_headers: Mapping[str, Any] | None = None,
+    ) -> None:
+        """As ``Transport.send``. ``own_headers`` are ours, whose names are reserved."""
+        self._check(key, body)
+        table = self._table(headers, message_id, own_headers)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        if not self._usable():
+            await self._wait_open(deadline, len(body))
+        if self._closed:
+            raise TransportClosed("the transport is closed")
+        outlet, confirms = self._confirmed, self._confirms
+        assert outlet is not None
+        assert confirms is not None
+        id = f"{ATTEMPT_MARK}{self._ids.next()}"
+        properties = frames.properties(
+            content_type=content_type,
+            persistent=persistent,
+            priority=priority,
+            user_id=self._settings.vouched_user,
+            headers=table,
+            expires=expires,
+            message_id=id,
+        )
+        sending = _Sending(loop.create_future(), exchange, key, id)
+        outlet.write(exchange, key, mandatory, properties, body)
+        confirms.add(sending)
+        limit = loop.call_at(deadline, sending.fail, ConnectionLost(f"sent but not confirmed within {timeout:g} s"))
+        try:
+            await sending.done
+        finally:
+            limit.cancel()
+
+    def post(
+        self,
+        exchange: str,
+        key: str,
+        body: bytes,
+        *,
+        priority: Priority,
+        content_type: str,
+        headers: Mapping[str, Any] | None,
+        expires: float | None,
+    ) -> bool:
+        """As ``Transport.post``."""
+        self._check(key, body)
+        table = self._table(headers, None, None)
+        outlet, link = self._posts, self._link
+        if outlet is None or link is None or link.blocked is not None or not self._live:
+            return False
+        if link.wire.paused and link.wire.buffered + len(body) > self._settings.post_buffer:
+            return False
+        if table is None and expires is None:
+            place = content_type, False, int(priority)
+            properties = self._prepared.get(place)
+            if properties is None:
+                properties = self._properties(priority, content_type, None, None)
+                if len(self._prepared) < _MOST_PREPARED:
+                    self._prepared[place] = properties
+        else:
+            properties = self._properties(priority, content_type, table, expires)
+        outlet.write(exchange, key, False, properties, body)
+        return True
+
+    def _properties(self, priority: Priority, content_type: str, table: bytes | None, expires: float | None) -> bytes:
+        return frames.properties(
+            content_type=content_type,
+            persistent=False,
+            priority=priority,
+            user_id=self._settings.vouched_user,
+            headers=table,
+            expires=expires,
+        )
+
+    def _check(self, key: str, body: bytes) -> None:
+        if self._closed:
+            raise TransportClosed("the transport is closed")
+        if len(body) > self._settings.max_body:
+            raise PayloadTooLarge(len(body), self._settings.max_body)
+        check_key(key)
+
+    def _table(
+        self, headers: Mapping[str, Any] | None, message_id: str | None, own_headers: Mapping[str, Any] | None
+    ) -> bytes | None:
+        if not headers and message_id is None and own_headers is None:
+            return None
+        values = checked_headers(headers) if headers else {}
+        if message_id is not None:
+            values[MESSAGE_ID] = message_id
+        if own_headers:
+            values.update(own_headers)
+        return frames.table(values)
+
+    async def _wait_open(self, deadline: float, size: int) -> None:
+        """Until the link takes publishes; in bounds of number, bytes and time."""
+        if self._waiting >= self._settings.max_waiting or self._waiting_bytes + size > self._settings.max_waiting_bytes:
+            raise NotSent(f"the link is {self._trouble()}, and {self._waiting} messages wait for it already")
+        self._waiting += 1
+        self._waiting_bytes += size
+        try:
+            async with asyncio.timeout_at(deadline):
+                while not self._closed and not self._usable():
+                    self.refresh()
+                    await self._open.wait()
+        except TimeoutError as error:
+            raise NotSent(f"the link was {self._trouble()} until its time was up") from error
+        finally:
+            self._waiting -= 1
+            self._waiting_bytes -= size
+
+    def _trouble(self) -> str:
+        link = self._link
+        if link is None:
+            return "down"
+        if link.blocked is not None:
+            return f"blocked by the broker ({link.blocked})"
+        return "too slow" if link.wire.paused else "being restored"

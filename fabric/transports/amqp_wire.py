@@ -1,0 +1,221 @@
+"""The socket of one connection: frames that carry messages go straight to their lane, all others to aiormq.
+
+aiormq passes each frame through a stream, a queue and a task of its own. For the few frames of opening, declaring and closing
+that does not matter; for deliveries and confirms it is most of what a message costs. So its reader is fed only what it is
+good for, and both write to the same transport, whole frames at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from fabric.transports import amqp_frames as frames
+
+_log = logging.getLogger("fabric.transports.amqp")
+
+_FEED_SECONDS = 1.0
+_MOST_FRAME = 16 * 1024 * 1024
+
+
+class Lane(Protocol):
+    """What listens on one channel. Called while bytes are being read: must not block or raise."""
+
+    def on_content(self, method: bytes, header: bytes, body: bytes) -> None:
+        """A delivery or a returned message: the payloads of its method and header frames, and its body."""
+        ...
+
+    def on_confirm(self, tag: int, *, multiple: bool, taken: bool) -> None:
+        """The broker has taken (or refused) the publish ``tag``, and all before it if ``multiple``."""
+        ...
+
+    def on_cancel(self) -> None:
+        """The broker ended the consumer."""
+        ...
+
+    def on_close(self, code: int, reason: str) -> None:
+        """The channel is gone, by the broker's word. Nothing more may be written on it."""
+        ...
+
+
+class _Content:
+    """A message whose frames are still coming."""
+
+    __slots__ = ("header", "left", "method", "parts")
+
+    def __init__(self, method: bytes) -> None:
+        self.method = method
+        self.header = b""
+        self.left = -1
+        self.parts: list[bytes] = []
+
+
+class Wire(asyncio.StreamReaderProtocol):
+    """Splits what comes into frames, and gathers what goes into few writes.
+
+    Args:
+        lost: called once, with the reason, when the link is gone or the broker says that it ends it.
+        blocked: called with the broker's reason when it takes no publishes, and with None when it does again.
+        resumed: called when the network takes bytes again.
+    """
+
+    def __init__(
+        self,
+        *,
+        lost: Callable[[int, str], None],
+        blocked: Callable[[str | None], None],
+        resumed: Callable[[], None],
+    ) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.reader = asyncio.StreamReader(loop=self.loop)
+        super().__init__(self.reader, loop=self.loop)
+        self.lanes: dict[int, Lane] = {}
+        self.received_at = self.loop.time()
+        self.paused = False
+        self._lost, self._blocked, self._resumed = lost, blocked, resumed
+        self._socket: asyncio.Transport | None = None
+        self._rest = b""
+        self._contents: dict[int, _Content] = {}
+        self._fed_at = 0.0
+        self._corked = False
+        self._outgoing: list[bytes] = []
+        self._outgoing_bytes = 0
+
+    # -- the socket -----------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport) or hasattr(transport, "write")
+        self._socket = transport  # type: ignore[assignment]
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.paused = True
+        super().connection_lost(exc)
+        self._lost(0, str(exc) if exc else "closed by the other end")
+
+    def pause_writing(self) -> None:
+        self.paused = True
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        super().resume_writing()
+        self._resumed()
+
+    def abort(self) -> None:
+        if self._socket is not None:
+            self._socket.abort()
+
+    # -- writing --------------------------------------------------------------------------------------------------
+
+    @property
+    def buffered(self) -> int:
+        """Bytes not yet taken by the network."""
+        return self._outgoing_bytes + (self._socket.get_write_buffer_size() if self._socket is not None else 0)
+
+    def write(self, data: bytes) -> None:
+        """Write whole frames. The first of a loop turn leaves at once, the others of that turn together."""
+        if self._corked:
+            self._outgoing.append(data)
+            self._outgoing_bytes += len(data)
+            return
+        self._corked = True
+        self.loop.call_soon(self.flush)
+        if self._socket is not None:
+            self._socket.write(data)
+
+    def flush(self) -> None:
+        self._corked = False
+        if self._outgoing and self._socket is not None:
+            data = self._outgoing[0] if len(self._outgoing) == 1 else b"".join(self._outgoing)
+            self._outgoing.clear()
+            self._outgoing_bytes = 0
+            self._socket.write(data)
+
+    # -- reading --------------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        self.received_at = now = self.loop.time()
+        if self._rest:
+            data = self._rest + data
+        offset, end = 0, len(data)
+        while end - offset >= 7:
+            kind, channel, size = frames.FRAME_HEAD.unpack_from(data, offset)
+            if size > _MOST_FRAME or kind > frames.HEARTBEAT:
+                self._feed(data[offset:], now)
+                offset = end
+                break
+            stop = offset + size + 8
+            if stop > end:
+                break
+            if not self._take(kind, channel, data, offset + 7, stop - 1):
+                self._feed(data[offset:stop], now)
+            offset = stop
+        self._rest = data[offset:] if offset < end else b""
+        if now - self._fed_at > _FEED_SECONDS:
+            # aiormq must not think that the link is silent only because all of it went to the lanes
+            self._feed(frames.HEARTBEAT_FRAME, now)
+
+    def _feed(self, data: bytes, now: float) -> None:
+        self._fed_at = now
+        super().data_received(data)
+
+    def _take(self, kind: int, channel: int, data: bytes, start: int, stop: int) -> bool:
+        """Whether the frame was for a lane and needs nobody else."""
+        if kind == frames.METHOD:
+            (method,) = frames.LONG.unpack_from(data, start)
+            if channel == 0:
+                self._listen(method, data[start + 4 : stop])
+                return False
+            lane = self.lanes.get(channel)
+            return lane is not None and self._take_method(lane, channel, method, data, start + 4, stop)
+        content = self._contents.get(channel)
+        if content is None:
+            return False
+        if kind == frames.BODY:
+            content.parts.append(data[start:stop])
+            content.left -= stop - start
+        elif kind == frames.HEADER:
+            (content.left,) = frames.LONG_LONG.unpack_from(data, start + 4)
+            content.header = data[start + 12 : stop]
+        if content.left <= 0:
+            del self._contents[channel]
+            body = content.parts[0] if len(content.parts) == 1 else b"".join(content.parts)
+            lane = self.lanes.get(channel)
+            if lane is not None:
+                lane.on_content(content.method, content.header, body)
+        return True
+
+    def _take_method(self, lane: Lane, channel: int, method: int, data: bytes, start: int, stop: int) -> bool:
+        if method in (frames.DELIVER, frames.RETURN):
+            self._contents[channel] = _Content(data[start - 4 : stop])
+            return True
+        if method in (frames.ACK, frames.NACK):
+            (tag,) = frames.LONG_LONG.unpack_from(data, start)
+            lane.on_confirm(tag, multiple=bool(data[start + 8] & 1), taken=method == frames.ACK)
+            return True
+        if method == frames.CANCEL:
+            lane.on_cancel()
+        elif method == frames.CHANNEL_CLOSE:
+            code, reason = _read_close(data[start:stop])
+            self.lanes.pop(channel, None)
+            self._contents.pop(channel, None)
+            lane.on_close(code, reason)
+        return False
+
+    def _listen(self, method: int, payload: bytes) -> None:
+        if method == frames.CONNECTION_BLOCKED:
+            reason, _ = frames.read_short_string(payload, 0)
+            self._blocked(reason)
+        elif method == frames.CONNECTION_UNBLOCKED:
+            self._blocked(None)
+        elif method == frames.CONNECTION_CLOSE:
+            code, reason = _read_close(payload)
+            self._lost(code, reason)
+
+
+def _read_close(payload: bytes) -> tuple[int, str]:
+    reason, _ = frames.read_short_string(payload, 2)
+    return int.from_bytes(payload[:2], "big"), reason
