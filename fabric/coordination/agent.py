@@ -21,6 +21,7 @@ from fabric.startup.events import (
     Command,
     CommandAccepted,
     CommandKind,
+    InstanceJoined,
     ServiceFailed,
     ServiceStarted,
     ServiceStopped,
@@ -91,6 +92,10 @@ class Agent:
         service.hub = hub
 
     @property
+    def instance(self) -> str:
+        return self._hub.instance
+
+    @property
     def state(self) -> InstanceState:
         return self._life.state
 
@@ -127,7 +132,7 @@ class Agent:
             timeout=self._hub.settings.connect_timeout,
         )
         self._unwatch = self._hub.transport.watch(self._link_changed)
-        self._hub.announce()
+        self._report(InstanceJoined)
         if not managed:
             await self._start()
             self._checking = self._tasks.start(self._check_health(), "check health")
@@ -142,7 +147,8 @@ class Agent:
 
     def _link_changed(self, event: LinkEvent) -> None:
         if event.state is LinkState.READY:
-            self._check_now.set()
+            self._report(InstanceJoined)
+            self._tell_where_i_stand()
 
     # ------------------------------------------------------------ commands
 

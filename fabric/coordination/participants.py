@@ -8,6 +8,7 @@ from collections.abc import Callable
 from fabric.coordination.control import REPORT, command_message, read_report
 from fabric.errors import InvalidMessage, NoRoute
 from fabric.hub import Hub
+from fabric.routing.instance import Instance
 from fabric.routing.registry import Happening, RegistryEvent
 from fabric.startup.events import Command, CommandKind, Event, InstanceJoined, InstanceLost
 from fabric.tasks import Tasks
@@ -51,7 +52,7 @@ class BusParticipants:
     def listen(self, receive: Callable[[Event], None]) -> Callable[[], None]:
         self._receivers.append(receive)
         for instance in self._hub.registry.instances():
-            receive(InstanceJoined(service=instance.service, instance=instance.id, incarnation=instance.incarnation))
+            receive(_joined(instance))
         return lambda: self._receivers.remove(receive)
 
     async def send(self, command: Command) -> None:
@@ -89,7 +90,7 @@ class BusParticipants:
     def _changed(self, event: RegistryEvent) -> None:
         instance = event.instance
         if event.happening is Happening.JOINED:
-            self._tell(InstanceJoined(service=instance.service, instance=instance.id, incarnation=instance.incarnation))
+            self._tell(_joined(instance))
             kept = self._newest.get(instance.service, {})
             command = kept.get(instance.id) or kept.get(None)
             if command is not None and command.kind is CommandKind.START:
@@ -116,3 +117,8 @@ class BusParticipants:
         if self._consumer is not None:
             await self._consumer.aclose()
         await self._tasks.aclose()
+
+
+def _joined(instance: Instance) -> InstanceJoined:
+    """Sequence 0 is before all that it reports itself: an announcement says no more than that it is there."""
+    return InstanceJoined(service=instance.service, instance=instance.id, incarnation=instance.incarnation, sequence=0)
