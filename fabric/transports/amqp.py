@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from fabric.clock import Clock, SystemClock
@@ -21,10 +21,12 @@ from fabric.transports.amqp_consumer import Subscription
 from fabric.transports.amqp_dead_letters import DeadLetters
 from fabric.transports.amqp_life import LinkLife
 from fabric.transports.amqp_link import Link
+from fabric.transports.amqp_moves import Mover
 from fabric.transports.amqp_publisher import Publisher
 from fabric.transports.amqp_session import Session
 from fabric.transports.amqp_settings import AmqpSettings
-from fabric.transports.base import DeadLetter, ExchangeSpec, LinkEvent, LinkState, QueueSpec, Receiver
+from fabric.transports.base import DeadLetter, LinkEvent, LinkState, QueueSpec, Receiver
+from fabric.transports.topology import Topology
 from fabric.wire.message import Priority
 
 _log = logging.getLogger("fabric.transports.amqp")
@@ -39,8 +41,8 @@ class AmqpTransport:
     """See ``Transport``.
 
     Args:
-        settings: where and how.
-        exchanges: declared at each connection.
+        broker: where and how, as ``amqp[s]://user:password@host:port/vhost?option=value`` or in full.
+        topology: its exchanges are declared at each connection.
         clock, chance: of the waits between attempts to reconnect.
     """
 
@@ -48,16 +50,17 @@ class AmqpTransport:
 
     def __init__(
         self,
-        settings: AmqpSettings,
+        broker: str | AmqpSettings,
+        topology: Topology,
         *,
-        exchanges: Sequence[ExchangeSpec],
         clock: Clock | None = None,
         chance: random.Random | None = None,
     ) -> None:
-        self.settings = settings
+        self.settings = settings = AmqpSettings.from_url(broker) if isinstance(broker, str) else broker
         self.clock: Clock = clock or SystemClock()
         self.publisher = Publisher(settings)
-        self._exchanges = tuple(exchanges)
+        self.mover = Mover(self.publisher, self.clock, settings.name)
+        self._exchanges = topology.exchanges
         self._chance = chance or random.Random()
         self._life = LinkLife()
         self._tasks = Tasks("amqp transport")

@@ -9,9 +9,10 @@ from typing import Any
 
 from aiormq.channel import Channel
 
-from fabric.errors import ConfigurationError, ConnectionLost, FabricError, NoRoute, NotSent, PayloadTooLarge, TransportClosed
+from fabric.errors import ConnectionLost, FabricError, NotSent, PayloadTooLarge, TransportClosed
 from fabric.tasks import Tasks
 from fabric.transports import amqp_frames as frames
+from fabric.transports.amqp_confirms import Confirms, Sending
 from fabric.transports.amqp_link import Link
 from fabric.transports.amqp_settings import AmqpSettings
 from fabric.transports.headers import check_key, checked_headers
@@ -24,19 +25,6 @@ ATTEMPT_MARK = "~"
 """Begins the AMQP message id that we give each sending, to tell it from one that somebody means."""
 
 _MOST_PREPARED = 4096
-
-
-class _Sending:
-    """One publish that waits for its confirm."""
-
-    __slots__ = ("done", "exchange", "id", "key")
-
-    def __init__(self, done: asyncio.Future[None], exchange: str, key: str, id: str) -> None:
-        self.done, self.exchange, self.key, self.id = done, exchange, key, id
-
-    def fail(self, error: FabricError) -> None:
-        if not self.done.done():
-            self.done.set_exception(error)
 
 
 class _Outlet:
@@ -54,75 +42,6 @@ class _Outlet:
                 self._methods.clear()
             method = self._methods[place] = frames.publish_method(self.number, exchange, key, mandatory=mandatory)
         self.link.wire.write(frames.publish(method, self.number, self.link.frame_max, properties, body))
-
-
-class Confirms:
-    """The lane of a channel with confirms: what is under way on it, by tag and by message id."""
-
-    def __init__(self) -> None:
-        self._tag = 0
-        self._sendings: dict[int, _Sending] = {}
-        self._tags: dict[str, int] = {}
-        self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-
-    def add(self, sending: _Sending) -> None:
-        """In the order of writing: the broker counts them too."""
-        self._tag += 1
-        self._sendings[self._tag] = sending
-        self._tags[sending.id] = self._tag
-
-    def on_confirm(self, tag: int, *, multiple: bool, taken: bool) -> None:
-        if multiple:
-            for earlier in [known for known in self._sendings if known <= tag]:
-                self._settle(earlier, taken)
-        else:
-            self._settle(tag, taken)
-
-    def _settle(self, tag: int, taken: bool) -> None:
-        sending = self._sendings.pop(tag, None)
-        if sending is None:
-            return
-        self._tags.pop(sending.id, None)
-        if sending.done.done():
-            return
-        if taken:
-            sending.done.set_result(None)
-        else:
-            sending.fail(
-                NotSent(f"the broker refused it: a queue behind {sending.exchange!r}, {sending.key!r} is full or failed")
-            )
-
-    def on_content(self, method: bytes, header: bytes, body: bytes) -> None:
-        """Returned: it comes before the confirm of the same publish."""
-        id = frames.read_properties(header).message_id
-        sending = self._sendings.get(self._tags.get(id or "", 0))
-        if sending is not None:
-            sending.fail(NoRoute(sending.exchange, sending.key))
-
-    def on_cancel(self) -> None:
-        return
-
-    def on_close(self, code: int, reason: str) -> None:
-        """The broker tells which exchange it minds, not which publish; nothing behind that one was looked at."""
-        for sending in self._take_all():
-            if code == 404 and f"'{sending.exchange}'" in reason:
-                sending.fail(NoRoute(sending.exchange, sending.key))
-            elif code == 403 and f"'{sending.exchange}'" in reason:
-                sending.fail(ConfigurationError(f"publishing to {sending.exchange!r}: refused: {reason}"))
-            else:
-                sending.fail(ConnectionLost(f"the channel was closed before it was confirmed: {code} {reason}"))
-        if not self.closed.done():
-            self.closed.set_result(f"{code} {reason}")
-
-    def lose(self, reason: str) -> None:
-        for sending in self._take_all():
-            sending.fail(ConnectionLost(f"sent but not confirmed: {reason}"))
-
-    def _take_all(self) -> list[_Sending]:
-        sendings = list(self._sendings.values())
-        self._sendings.clear()
-        self._tags.clear()
-        return sendings
 
 
 async def _closed(lane: Confirms, link: Link) -> bool:
@@ -268,7 +187,7 @@ class Publisher:
             expires=expires,
             message_id=id,
         )
-        sending = _Sending(loop.create_future(), exchange, key, id)
+        sending = Sending(loop.create_future(), exchange, key, id)
         outlet.write(exchange, key, mandatory, properties, body)
         confirms.add(sending)
         limit = loop.call_at(deadline, sending.fail, ConnectionLost(f"sent but not confirmed within {timeout:g} s"))

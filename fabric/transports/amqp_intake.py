@@ -1,0 +1,249 @@
+"""One consuming channel: what comes on it, and how that is settled while it lives."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from aiormq.channel import Channel
+
+from fabric.errors import FabricError
+from fabric.transports import amqp_durable, amqp_frames
+from fabric.transports.amqp_delivery import AmqpDelivery
+from fabric.transports.amqp_link import Link
+from fabric.transports.amqp_moves import Mover
+from fabric.transports.base import QueueSpec, Receiver
+
+_log = logging.getLogger("fabric.transports.amqp")
+
+_MOST_PRIORITY = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IntakeOrders:
+    """What a subscription wants of its channel, in each epoch the same.
+
+    Attributes:
+        spec: the queue.
+        receiver: who gets the deliveries.
+        ours: our user, as the broker knows it.
+        mover: where failed ones go.
+        start: runs something in the background.
+    """
+
+    spec: QueueSpec
+    receiver: Receiver
+    ours: str | None
+    mover: Mover
+    start: Callable[[Coroutine[Any, Any, None], str], None]
+
+
+class Intake:
+    """The lane of a consuming channel.
+
+    Args:
+        orders: what is wanted.
+        link: to consume on.
+        held: keep what comes until ``release``.
+        lost: called with the reason when the broker ends the consumer or its channel.
+    """
+
+    def __init__(self, orders: IntakeOrders, link: Link, *, held: bool, lost: Callable[[str], None]) -> None:
+        self._orders, self._link, self._lost = orders, link, lost
+        self._channel: Channel | None = None
+        self._tag = ""
+        self.alive = True
+        self._unsettled = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._held: list[AmqpDelivery] | None = [] if held else None
+        self._acks = orders.spec.ack
+        self._most_attempts = orders.spec.max_attempts if orders.spec.durable else 0
+        self.queue = ""
+
+    @property
+    def ours(self) -> str | None:
+        return self._orders.ours
+
+    # -- opening and closing --------------------------------------------------------------------------------------
+
+    async def open(self, keys: Iterable[str]) -> None:
+        """Declare, bind to ``keys`` and consume.
+
+        Raises:
+            ConnectionLost, ConfigurationError, TopologyConflict.
+        """
+        self._channel = channel = await self._link.channel(self)
+        try:
+            self.queue = name = await self._declare(channel)
+            for key in keys:
+                await self.bind(key)
+            await self._consume(channel, name)
+        except BaseException:
+            self.alive = False
+            await self._link.close_channel(channel)
+            raise
+
+    async def _declare(self, channel: Channel) -> str:
+        spec = self._orders.spec
+        if spec.durable:
+            assert spec.name is not None
+            dead = amqp_durable.dead_letter_queue(spec.name)
+            await self._declare_durable(channel, dead, amqp_durable.dead_letter_arguments())
+            await self._declare_durable(channel, spec.name, amqp_durable.queue_arguments(spec))
+            return spec.name
+        wanted = spec.name or ""
+        answer = await self._link.ask(
+            lambda: channel.queue_declare(wanted, exclusive=True, arguments={"x-max-priority": _MOST_PRIORITY}),
+            doing=f"declaring the queue {wanted!r}",
+            name=wanted,
+        )
+        return str(answer.queue)
+
+    async def _declare_durable(self, channel: Channel, name: str, arguments: dict[str, Any]) -> None:
+        await self._link.ask(
+            lambda: channel.queue_declare(name, durable=True, arguments=arguments),
+            doing=f"declaring the queue {name!r}",
+            name=name,
+        )
+
+    async def _consume(self, channel: Channel, name: str) -> None:
+        spec = self._orders.spec
+        if spec.ack:
+            await self._link.ask(lambda: channel.basic_qos(prefetch_count=spec.prefetch), doing="setting the prefetch")
+        answer = await self._link.ask(
+            lambda: channel.basic_consume(name, _nobody, no_ack=not spec.ack), doing=f"consuming {name!r}", name=name
+        )
+        self._tag = answer.consumer_tag or ""
+
+    async def bind(self, key: str) -> None:
+        channel, exchange = self._channel, self._orders.spec.exchange
+        assert channel is not None
+        if exchange:
+            doing = f"binding {self.queue!r} to {exchange!r}"
+            await self._link.ask(lambda: channel.queue_bind(self.queue, exchange, key), doing=doing)
+
+    async def unbind(self, key: str) -> None:
+        channel, exchange = self._channel, self._orders.spec.exchange
+        assert channel is not None
+        if exchange:
+            doing = f"unbinding {self.queue!r} from {exchange!r}"
+            await self._link.ask(lambda: channel.queue_unbind(self.queue, exchange, key), doing=doing)
+
+    async def close(self) -> None:
+        """Stop receiving; what is under way may still be settled. Never raises."""
+        channel = self._channel
+        if channel is None or not self.alive:
+            return
+        try:
+            await self._link.ask(lambda: channel.basic_cancel(self._tag), doing="ending a consumer")
+            if not self._orders.spec.durable:
+                await self._link.ask(lambda: channel.queue_delete(self.queue), doing=f"deleting the queue {self.queue!r}")
+        except FabricError as error:
+            _log.info("closing the consumer of %r: %s", self.queue, error)
+        if self._unsettled:
+            self._orders.start(self._linger(channel), "settle the last deliveries")
+        else:
+            await self._linger(channel)
+
+    async def _linger(self, channel: Channel) -> None:
+        await self._idle.wait()
+        self.alive = False
+        await self._link.close_channel(channel)
+
+    def release(self) -> None:
+        """Hand over what came before the new epoch was told, and from now on at once."""
+        held, self._held = self._held or [], None
+        for delivery in held:
+            self._hand_over(delivery)
+
+    def drop(self) -> None:
+        """The link is gone: nothing may be settled any more."""
+        self.alive = False
+        self._held = None
+        self._idle.set()
+
+    # -- as a lane ------------------------------------------------------------------------------------------------
+
+    def on_content(self, method: bytes, header: bytes, body: bytes) -> None:
+        offset = 5 + method[4]
+        (tag,) = amqp_frames.LONG_LONG.unpack_from(method, offset)
+        exchange, end = amqp_frames.read_short_string(method, offset + 9)
+        key, _ = amqp_frames.read_short_string(method, end)
+        delivery = AmqpDelivery(self, tag, bool(method[offset + 8]), exchange, key, header, body)
+        if self._acks:
+            self._unsettled += 1
+            self._idle.clear()
+        else:
+            delivery.settled = True
+        if self._held is not None:
+            self._held.append(delivery)
+        else:
+            self._hand_over(delivery)
+
+    def _hand_over(self, delivery: AmqpDelivery) -> None:
+        if self._most_attempts and delivery.attempt > self._most_attempts:
+            reason = f"given up after {self._most_attempts} deliveries; nobody settled the last one"
+            self._orders.start(self.reject(delivery, reason), "dead-letter")
+            return
+        try:
+            self._orders.receiver(delivery)
+        except Exception:
+            _log.exception("the receiver of %r failed", self.queue)
+
+    def on_confirm(self, tag: int, *, multiple: bool, taken: bool) -> None:
+        return
+
+    def on_cancel(self) -> None:
+        self._end("the broker cancelled it: its queue was deleted or moved")
+
+    def on_close(self, code: int, reason: str) -> None:
+        self._end(f"the broker closed its channel: {code} {reason}")
+
+    def _end(self, reason: str) -> None:
+        was_alive, self.alive = self.alive, False
+        self._idle.set()
+        if was_alive:
+            self._lost(reason)
+
+    # -- settling -------------------------------------------------------------------------------------------------
+
+    def ack(self, delivery: AmqpDelivery) -> None:
+        if _claim(delivery):
+            self._finish(delivery, done=True)
+
+    async def retry(self, delivery: AmqpDelivery, reason: str) -> None:
+        if self.alive and _claim(delivery):
+            orders = self._orders
+            stored = not orders.spec.durable or await orders.mover.retry(self._link, orders.spec, delivery, reason)
+            self._finish(delivery, done=stored)
+
+    async def reject(self, delivery: AmqpDelivery, reason: str) -> None:
+        if self.alive and _claim(delivery):
+            orders = self._orders
+            stored = not orders.spec.durable or await orders.mover.give_up(self._link, orders.spec, delivery, reason)
+            self._finish(delivery, done=stored)
+
+    def _finish(self, delivery: AmqpDelivery, *, done: bool) -> None:
+        """Acknowledge it, or give it back to its queue."""
+        self._unsettled -= 1
+        if self.alive and self._channel is not None:
+            number, tag = self._channel.number, delivery.tag
+            self._link.wire.write(amqp_frames.ack(number, tag) if done else amqp_frames.nack(number, tag, requeue=True))
+        if not self._unsettled:
+            self._idle.set()
+
+
+def _claim(delivery: AmqpDelivery) -> bool:
+    """Whoever settles it first settles it."""
+    if delivery.settled:
+        return False
+    delivery.settled = True
+    return True
+
+
+async def _nobody(message: object) -> None:
+    """Deliveries go to the lane; aiormq only needs to know the tag."""

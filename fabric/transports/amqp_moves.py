@@ -1,0 +1,98 @@
+"""Moving a message of a durable queue to its next place: later again, or among the dead letters."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from fabric.clock import Clock
+from fabric.errors import FabricError, NoRoute
+from fabric.transports import amqp_durable
+from fabric.transports.amqp_delivery import AmqpDelivery
+from fabric.transports.amqp_link import Link
+from fabric.transports.amqp_publisher import Publisher
+from fabric.transports.base import QueueSpec
+
+_log = logging.getLogger("fabric.transports.amqp")
+
+_SECONDS = 5.0
+_SHORTEST_DELAY = 0.001
+
+
+class Mover:
+    """Stores a copy where it belongs next, confirmed, with its history."""
+
+    def __init__(self, publisher: Publisher, clock: Clock, instance: str) -> None:
+        self._publisher, self._clock, self._instance = publisher, clock, instance
+
+    async def retry(self, link: Link, spec: QueueSpec, delivery: AmqpDelivery, reason: str) -> bool:
+        """To the delay that its attempt calls for, or to the dead letters. False: it could not be stored in time."""
+        attempt = delivery.attempt
+        if attempt >= spec.max_attempts:
+            return await self.give_up(link, spec, delivery, reason)
+        assert spec.name is not None
+        delays = spec.retry_delays or (0.0,)
+        delay = delays[min(attempt, len(delays)) - 1]
+        if delay < _SHORTEST_DELAY:
+            place, arguments = spec.name, amqp_durable.queue_arguments(spec)
+        else:
+            place, arguments = amqp_durable.delay_queue(spec.name, delay), amqp_durable.delay_arguments(spec.name, delay)
+        past = self._past(delivery, reason, self._clock.time())
+        return await self._move(link, place, arguments, delivery, past.headers())
+
+    async def give_up(self, link: Link, spec: QueueSpec, delivery: AmqpDelivery, reason: str) -> bool:
+        """To the dead letters. False: it could not be stored in time."""
+        assert spec.name is not None
+        now = self._clock.time()
+        place = amqp_durable.dead_letter_queue(spec.name)
+        headers = self._past(delivery, reason, now).death(reason, now)
+        return await self._move(link, place, amqp_durable.dead_letter_arguments(), delivery, headers)
+
+    def _past(self, delivery: AmqpDelivery, reason: str, now: float) -> amqp_durable.Carried:
+        return delivery.carried.failed(attempts=delivery.attempt, reason=reason, at=now, instance=self._instance)
+
+    async def _move(
+        self, link: Link, place: str, arguments: Mapping[str, Any], delivery: AmqpDelivery, headers: Mapping[str, Any]
+    ) -> bool:
+        try:
+            async with asyncio.timeout(_SECONDS):
+                try:
+                    await self._store(place, delivery, headers)
+                except NoRoute:
+                    await _declare(link, place, dict(arguments))
+                    await self._store(place, delivery, headers)
+        except (FabricError, TimeoutError) as error:
+            _log.warning("a message could not be moved to %r: %s", place, error)
+            return False
+        return True
+
+    async def _store(self, place: str, delivery: AmqpDelivery, headers: Mapping[str, Any]) -> None:
+        await self._publisher.send(
+            "",
+            place,
+            delivery.body,
+            timeout=_SECONDS,
+            priority=delivery.priority,
+            content_type=delivery.content_type,
+            headers=delivery.headers,
+            own_headers=headers,
+            message_id=None,
+            expires=None,
+            mandatory=True,
+            persistent=True,
+        )
+
+
+async def _declare(link: Link, name: str, arguments: dict[str, Any]) -> None:
+    """On a channel of its own: a refusal kills the channel."""
+    channel = await link.channel()
+    try:
+        await link.ask(
+            lambda: channel.queue_declare(name, durable=True, arguments=arguments),
+            doing=f"declaring the queue {name!r}",
+            name=name,
+        )
+    finally:
+        await link.close_channel(channel)
