@@ -1,0 +1,42 @@
+"""The broker of the tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.brokers.find import start_broker
+from tests.brokers.node import BrokerNode, BrokerUnavailable
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[BrokerNode]:
+    """A RabbitMQ node for this test process. Where it is ours (``broker.ours``) no other process uses it, so that a test may
+    harm it as long as it heals it again. Without one: skipped with the reason, and in CI a failure."""
+    try:
+        node = start_broker()
+    except BrokerUnavailable as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+    try:
+        yield node
+    finally:
+        node.stop()
+
+
+@pytest.fixture(scope="session")
+def private_broker(broker: BrokerNode) -> BrokerNode:
+    """The same where it may be harmed; otherwise the test is skipped."""
+    if not broker.ours:
+        pytest.skip("the broker of FABRIC_TEST_BROKER_URL is not ours to harm")
+    return broker
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Who asks for the broker is marked as needing one."""
+    for item in items:
+        if {"broker", "private_broker"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("broker")
