@@ -1,0 +1,49 @@
+"""Remote calls in the shape of local methods."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pydantic import ValidationError
+
+from fabric.contract import ServiceContract, problems
+from fabric.errors import ValidationFailed
+from fabric.wire.message import Priority
+
+Call = Callable[..., Awaitable[Any]]
+
+
+class Proxy:
+    """Remote calls in the shape of a service's methods; see ``Hub.proxy``."""
+
+    def __init__(self, call: Call, contract: ServiceContract, timeout: float | None, priority: Priority) -> None:
+        self._call, self._contract, self._timeout, self._priority = call, contract, timeout, priority
+        self._methods = {method.attribute: method for method in contract.methods.values()}
+
+    def __getattr__(self, attribute: str) -> Callable[..., Any]:
+        method = self._methods.get(attribute)
+        if method is None:
+            raise AttributeError(f"{self._contract.name} has no method {attribute!r} marked with @rpc")
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                payload = method.arguments.write(args, kwargs)
+            except (ValidationError, TypeError) as error:
+                raise ValidationFailed(
+                    f"the arguments do not fit: {error if isinstance(error, TypeError) else ''}".rstrip(": "),
+                    errors=problems(error) if isinstance(error, ValidationError) else (),
+                    service=self._contract.name,
+                    method=method.name,
+                ) from None
+            return await self._call(
+                self._contract.name,
+                method.name,
+                payload,
+                returns=method.returns,
+                timeout=self._timeout,
+                priority=self._priority,
+                idempotent=method.options.idempotent,
+            )
+
+        return call
