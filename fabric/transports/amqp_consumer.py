@@ -69,7 +69,8 @@ class Subscription:
         async with self._busy:
             if self.closed:
                 return
-            self.drop()
+            if self._intake is not None:
+                await self._intake.replace(link)
             intake = Intake(self._orders, link, held=held, lost=lambda reason: self._on_lost(intake, reason))
             await intake.open(tuple(self._keys))
             self._intake = intake

@@ -166,6 +166,12 @@ class Intake:
         self._held = None
         self._idle.set()
 
+    async def replace(self, link: Link) -> None:
+        """Another one takes over on ``link``. Never raises."""
+        self.drop()
+        if link is self._link and self._channel is not None:
+            await link.close_channel(self._channel)
+
     # -- as a lane ------------------------------------------------------------------------------------------------
 
     def on_content(self, method: bytes, header: bytes, body: bytes) -> None:

@@ -165,10 +165,13 @@ class Link:
             if task is not None and task.cancelling():
                 raise
             # aiormq cancels what waits on a channel or connection that it closes
-            raise ConnectionLost(f"{doing}: the link was lost") from error
+            why = self.lost.result() if self.lost.done() else "the channel was closed"
+            raise ConnectionLost(f"{doing}: {why}") from error
         except FabricError:
             raise
         except Exception as error:
+            if self.lost.done():
+                raise ConnectionLost(f"{doing}: {self.lost.result()}") from error
             raise translate(error, doing=doing, name=name) from error
 
     @property

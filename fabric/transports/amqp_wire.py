@@ -92,7 +92,10 @@ class Wire(asyncio.StreamReaderProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.paused = True
-        super().connection_lost(exc)
+        if not self.reader.at_eof():
+            # aiormq would log a traceback of its reader for what is an everyday event, and is told above already
+            self.reader.feed_data(frames.CONNECTION_CLOSE_OK_FRAME)
+        super().connection_lost(None)
         self._lost(0, str(exc) if exc else "closed by the other end")
 
     def pause_writing(self) -> None:
@@ -167,8 +170,7 @@ class Wire(asyncio.StreamReaderProtocol):
         if kind == frames.METHOD:
             (method,) = frames.LONG.unpack_from(data, start)
             if channel == 0:
-                self._listen(method, data[start + 4 : stop])
-                return False
+                return self._listen(method, data[start + 4 : stop])
             lane = self.lanes.get(channel)
             return lane is not None and self._take_method(lane, channel, method, data, start + 4, stop)
         content = self._contents.get(channel)
@@ -205,15 +207,19 @@ class Wire(asyncio.StreamReaderProtocol):
             lane.on_close(code, reason)
         return False
 
-    def _listen(self, method: int, payload: bytes) -> None:
+    def _listen(self, method: int, payload: bytes) -> bool:
         if method == frames.CONNECTION_BLOCKED:
             reason, _ = frames.read_short_string(payload, 0)
             self._blocked(reason)
         elif method == frames.CONNECTION_UNBLOCKED:
             self._blocked(None)
         elif method == frames.CONNECTION_CLOSE:
-            code, reason = _read_close(payload)
-            self._lost(code, reason)
+            self._lost(*_read_close(payload))
+            if self._socket is not None:
+                self._socket.write(frames.CONNECTION_CLOSE_OK_FRAME)
+            self._feed(frames.CONNECTION_CLOSE_OK_FRAME, self.received_at)
+            return True
+        return False
 
 
 def _read_close(payload: bytes) -> tuple[int, str]:

@@ -92,7 +92,7 @@ class AmqpBackend:
     async def delete_queue(self, name: str) -> None:
         """With the broker's own hands: nobody else may delete an exclusive queue."""
         find = f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{name}">>))'
-        delete = 'rabbit_amqqueue:delete_with(Q, false, false, <<"test">>)'
+        delete = 'rabbit_amqqueue:delete(Q, false, false, <<"test">>)'
         await asyncio.to_thread(self._node.ctl, "eval", f"{find}, {delete}.")
 
     async def restart(self) -> None:
