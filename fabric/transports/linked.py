@@ -1,0 +1,412 @@
+"""The client of the memory broker, over whatever link reaches it: it connects again, restores, and waits within limits."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from fabric.clock import Clock
+from fabric.errors import (
+    ConfigurationError,
+    ConnectionLost,
+    FabricError,
+    NoRoute,
+    NotSent,
+    PayloadTooLarge,
+    TopologyConflict,
+    TransportClosed,
+)
+from fabric.transports.backlog import Published
+from fabric.transports.backoff import Backoff
+from fabric.transports.base import DeadLetter, LinkEvent, LinkState, QueueSpec, Receiver
+from fabric.transports.headers import check_key, checked_headers
+from fabric.transports.link import Dial, Link
+from fabric.transports.linked_consumer import LinkedConsumer
+from fabric.transports.linked_delivery import LinkedDelivery
+from fabric.transports.memory_broker import Outcome
+from fabric.transports.memory_session import Verb
+from fabric.transports.topology import Topology
+from fabric.wire.message import Priority
+
+_LIMIT = 5.0
+"""Seconds for a step that has no limit of its caller's."""
+_CONFLICT_BACKOFF = Backoff(first=1.0, most=30.0)
+
+
+class LinkedTransport:
+    """See ``Transport``.
+
+    Args:
+        name: of the kind of transport.
+        topology: its exchanges are declared on each link.
+        dial: opens a link.
+        max_body: bytes that a message may have; the broker may allow less.
+        backoff: between attempts to connect.
+        clock: for the waits between attempts; limits on waiting are on the event loop's own clock.
+        chance: for the jitter of these waits.
+    """
+
+    def __init__(
+        self, name: str, topology: Topology, dial: Dial, *, max_body: int, backoff: Backoff, clock: Clock, chance: random.Random
+    ) -> None:
+        self._name, self._topology, self._dial = name, topology, dial
+        self._most_body, self._backoff, self._clock, self._chance = max_body, backoff, clock, chance
+        self._state, self._epoch = LinkState.CONNECTING, 0
+        self._link: Link | None = None
+        self._opening: Link | None = None
+        self._early: list[tuple[int, int, int, Published]] = []
+        self._linked, self._open = asyncio.Event(), asyncio.Event()
+        self._connecting = asyncio.Lock()
+        self._listeners: dict[int, Callable[[LinkEvent], None]] = {}
+        self._consumers: dict[int, LinkedConsumer] = {}
+        self._ids = itertools.count(1)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._leaving: asyncio.Task[None] | None = None
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def state(self) -> LinkState:
+        return self._state
+
+    @property
+    def epoch(self) -> int:
+        return self._epoch
+
+    @property
+    def max_body(self) -> int:
+        return self._most_body
+
+    def watch(self, listener: Callable[[LinkEvent], None]) -> Callable[[], None]:
+        id = next(self._ids)
+        self._listeners[id] = listener
+
+        def end() -> None:
+            self._listeners.pop(id, None)
+
+        return end
+
+    async def connect(self, *, timeout: float) -> None:
+        tried: Exception | None = None
+        try:
+            async with asyncio.timeout(timeout), self._connecting:
+                if self._epoch:
+                    await self._present_link(self._linked)
+                    return
+                for attempt in itertools.count():
+                    try:
+                        await self._establish()
+                        return
+                    except (ConnectionLost, TimeoutError) as error:
+                        tried = error
+                    await self._clock.sleep(self._backoff.delay(attempt, self._chance))
+        except TimeoutError:
+            why = str(tried or "") or "no answer"
+            raise ConnectionLost(f"no link to the {self._name} broker within {timeout} s: {why}") from tried
+
+    async def send(
+        self,
+        exchange: str,
+        key: str,
+        body: bytes,
+        *,
+        timeout: float,
+        priority: Priority = Priority.NORMAL,
+        content_type: str = "application/msgpack",
+        headers: Mapping[str, Any] | None = None,
+        message_id: str | None = None,
+        expires: float | None = None,
+        mandatory: bool = False,
+        persistent: bool = False,
+    ) -> None:
+        if len(body) > self._most_body:
+            raise PayloadTooLarge(len(body), self._most_body)
+        check_key(key)
+        if headers:
+            headers = checked_headers(headers)
+        link = self._link
+        until = asyncio.get_running_loop().time() + timeout
+        if link is None or self._state is not LinkState.READY or link.congested:
+            link = await self._room(timeout)
+        outcome = link.publish(exchange, key, body, priority, content_type, headers, message_id, expires)
+        if isinstance(outcome, Outcome):
+            # Whoever sends in a loop must let the receivers run.
+            await asyncio.sleep(0)
+        else:
+            outcome = await self._confirmed(outcome, until)
+        if outcome is Outcome.NO_ROUTE and mandatory:
+            raise NoRoute(exchange, key)
+        if outcome is Outcome.FULL:
+            raise NotSent(f"the broker refused it: the queue behind {key!r} is full, its reader does not keep up")
+
+    def post(
+        self,
+        exchange: str,
+        key: str,
+        body: bytes,
+        *,
+        priority: Priority = Priority.NORMAL,
+        content_type: str = "application/msgpack",
+        headers: Mapping[str, Any] | None = None,
+        expires: float | None = None,
+    ) -> bool:
+        if len(body) > self._most_body:
+            raise PayloadTooLarge(len(body), self._most_body)
+        check_key(key)
+        if headers:
+            headers = checked_headers(headers)
+        if self._state is LinkState.CLOSED:
+            raise TransportClosed(f"this {self._name} transport is closed")
+        if self._link is None or self._state is not LinkState.READY:
+            return False
+        return self._link.post(exchange, key, body, priority, content_type, headers, expires)
+
+    async def consume(self, queue: QueueSpec, receiver: Receiver, *, timeout: float) -> LinkedConsumer:
+        consumer = LinkedConsumer(next(self._ids), queue, receiver, ask=self._ask, end=self._end)
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    link = await self._present_link(self._linked)
+                    self._consumers[consumer.id] = consumer
+                    try:
+                        # A reconnect meanwhile has restored it with the others.
+                        if consumer.link is not link:
+                            await consumer.attach(link)
+                        return consumer
+                    except ConnectionLost:
+                        continue
+        except BaseException as error:
+            # The broker may have it all the same.
+            consumer.closed = True
+            self._start(self._end(consumer))
+            if isinstance(error, TimeoutError):
+                raise ConnectionLost(f"not consuming from {queue.name or 'a new queue'!r} within {timeout} s") from None
+            raise
+
+    async def dead_letters(self, queue: str, *, limit: int, timeout: float) -> list[DeadLetter]:
+        letters: list[DeadLetter] = []
+        until = asyncio.get_running_loop().time() + timeout
+        while len(letters) < limit:
+            left = until - asyncio.get_running_loop().time()
+            page = await self._ask(Verb.DEAD_LETTERS, queue, len(letters), limit - len(letters), limit=left)
+            if not page:
+                break
+            letters += page
+        return letters
+
+    async def replay_dead_letter(self, queue: str, id: str, *, timeout: float) -> bool:
+        return bool(await self._ask(Verb.REPLAY, queue, id, limit=timeout, again=False))
+
+    async def discard_dead_letter(self, queue: str, id: str, *, timeout: float) -> bool:
+        return bool(await self._ask(Verb.DISCARD, queue, id, limit=timeout, again=False))
+
+    async def ping(self, *, timeout: float) -> float:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await self._ask(Verb.PING, limit=timeout, again=False)
+        return loop.time() - began
+
+    async def aclose(self) -> None:
+        if self._leaving is None:
+            self._enter(LinkState.CLOSED, "closed by us")
+            self._leaving = asyncio.get_running_loop().create_task(self._leave(), name=f"{self._name} transport leaves")
+        await asyncio.shield(self._leaving)
+
+    # What the link tells its client.
+
+    def delivered(self, link: Link, consumer: int, tag: int, attempt: int, message: Published) -> None:
+        if link is self._link:
+            self._hand_over(link, consumer, tag, attempt, message)
+        elif link is self._opening:
+            self._early.append((consumer, tag, attempt, message))
+
+    def cancelled(self, link: Link, consumer: int) -> None:
+        if link in (self._link, self._opening) and (known := self._consumers.get(consumer)) is not None:
+            self._start(self._mend(known, link, "the broker cancelled it: its queue was deleted"))
+
+    def blocked(self, link: Link, reason: str) -> None:
+        state = LinkState.BLOCKED if reason else LinkState.READY
+        if link is self._link and self._state not in (state, LinkState.CLOSED):
+            self._enter(state, reason or "the broker takes publishes again")
+
+    def lost(self, link: Link, reason: str) -> None:
+        if link is self._link and self._state is not LinkState.CLOSED:
+            self._link = None
+            self._enter(LinkState.RECONNECTING, reason)
+            self._start(self._reconnect())
+
+    # Connecting and restoring.
+
+    async def _establish(self) -> None:
+        """A new link with everything on it, and then a new epoch."""
+        if self._state is LinkState.CLOSED:
+            raise TransportClosed(f"this {self._name} transport is closed")
+        async with asyncio.timeout(_LIMIT):
+            link = await self._dial(self)
+        self._opening, self._early = link, []
+        unrestored = []
+        try:
+            async with asyncio.timeout(_LIMIT):
+                await link.ask(Verb.DECLARE, [(exchange.name, exchange.kind.value) for exchange in self._topology.exchanges])
+                for consumer in list(self._consumers.values()):
+                    try:
+                        await consumer.attach(link)
+                    except (TopologyConflict, ConfigurationError) as error:
+                        unrestored.append((consumer, str(error)))
+            if link.closed:
+                raise ConnectionLost("the link broke while it was set up")
+            if self._leaving is not None:
+                raise TransportClosed(f"this {self._name} transport is closed")
+        except BaseException as error:
+            link.abort()
+            if isinstance(error, TimeoutError):
+                raise ConnectionLost(f"the broker did not set the link up within {_LIMIT} s") from None
+            raise
+        finally:
+            self._opening = None
+        early, self._early = self._early, []
+        self._link = link
+        self._epoch += 1
+        self._most_body = min(self._most_body, link.max_body)
+        self._enter(LinkState.BLOCKED if link.blocked_by else LinkState.READY, link.blocked_by or "connected")
+        for consumer, reason in unrestored:
+            self._start(self._mend(consumer, link, reason))
+        for delivery in early:
+            self._hand_over(link, *delivery)
+
+    async def _reconnect(self) -> None:
+        for attempt in itertools.count():
+            await self._clock.sleep(self._backoff.delay(attempt, self._chance))
+            try:
+                await self._establish()
+                return
+            except TransportClosed:
+                return
+            except Exception as error:  # whatever it was, a transport that stopped trying would be worse
+                self._report("could not reconnect", error, expected=isinstance(error, FabricError | TimeoutError))
+
+    async def _mend(self, consumer: LinkedConsumer, link: Link, reason: str) -> None:
+        """Consume again on ``link``, as long as it lives; with the next one it is restored anyway."""
+        for attempt in itertools.count():
+            await self._linked.wait()
+            if consumer.closed or link is not self._link:
+                return
+            try:
+                async with asyncio.timeout(_LIMIT):
+                    await consumer.attach(link)
+            except (FabricError, TimeoutError) as error:
+                self._tell(LinkEvent(state=self._state, epoch=self._epoch, reason=str(error), consumer=consumer.address))
+                await self._clock.sleep(_CONFLICT_BACKOFF.delay(attempt, self._chance))
+            else:
+                self._tell(LinkEvent(state=self._state, epoch=self._epoch, reason=reason, consumer=consumer.address))
+                return
+
+    async def _leave(self) -> None:
+        link, self._link = self._link, None
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for consumer in self._consumers.values():
+            consumer.closed = True
+        self._consumers.clear()
+        if link is not None:
+            await link.aclose()
+
+    # Waiting.
+
+    async def _present_link(self, event: asyncio.Event) -> Link:
+        """The link, when ``event`` is set. Waits without limit."""
+        while True:
+            if self._state is LinkState.CLOSED:
+                raise TransportClosed(f"this {self._name} transport is closed")
+            if event.is_set() and self._link is not None:
+                return self._link
+            await event.wait()
+
+    async def _room(self, timeout: float) -> Link:
+        """A link that takes publishes."""
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    link = await self._present_link(self._open)
+                    if not link.congested:
+                        return link
+                    try:
+                        await link.wait_room()
+                    except ConnectionLost:
+                        continue
+        except TimeoutError:
+            raise NotSent(f"the link was {self._state} or busy for {timeout} s: the broker never had it") from None
+
+    async def _confirmed(self, confirm: asyncio.Future[Outcome], until: float) -> Outcome:
+        try:
+            async with asyncio.timeout_at(until):
+                return await confirm
+        except TimeoutError:
+            raise ConnectionLost("the broker did not confirm it in time: it may have arrived") from None
+
+    async def _ask(self, verb: Verb, *arguments: Any, limit: float = _LIMIT, again: bool = True) -> Any:
+        """Ask the present link, waiting for one; ``again`` on the next one if it breaks meanwhile."""
+        try:
+            async with asyncio.timeout(limit):
+                while True:
+                    link = await self._present_link(self._linked)
+                    try:
+                        return await link.ask(verb, *arguments)
+                    except ConnectionLost:
+                        if not again:
+                            raise
+        except TimeoutError:
+            raise ConnectionLost(f"the {self._name} broker did not answer within {limit:.3g} s") from None
+
+    # Telling.
+
+    def _enter(self, state: LinkState, reason: str) -> None:
+        self._state = state
+        usable = state in (LinkState.READY, LinkState.CLOSED)
+        (self._open.set if usable else self._open.clear)()
+        (self._linked.set if usable or state is LinkState.BLOCKED else self._linked.clear)()
+        self._tell(LinkEvent(state=state, epoch=self._epoch, reason=reason))
+
+    def _tell(self, event: LinkEvent) -> None:
+        for listener in list(self._listeners.values()):
+            try:
+                listener(event)
+            except Exception as error:
+                self._report("a listener of the link raised", error)
+
+    def _hand_over(self, link: Link, consumer: int, tag: int, attempt: int, message: Published) -> None:
+        delivery = LinkedDelivery(link, tag, attempt, message)
+        known = self._consumers.get(consumer)
+        if known is None:
+            delivery.release()
+            return
+        try:
+            known.receiver(delivery)
+        except Exception as error:
+            self._report("a receiver raised", error)
+
+    async def _end(self, consumer: LinkedConsumer) -> None:
+        self._consumers.pop(consumer.id, None)
+        if self._link is None:
+            return
+        try:
+            async with asyncio.timeout(_LIMIT):
+                await self._link.ask(Verb.CANCEL, consumer.id)
+        except (FabricError, TimeoutError):
+            # Then the link is gone or as good as gone, and the consumer with it.
+            pass
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=f"{self._name} transport")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _report(self, message: str, error: Exception, *, expected: bool = False) -> None:
+        if not expected:
+            asyncio.get_running_loop().call_exception_handler({"message": f"{self._name}: {message}", "exception": error})
