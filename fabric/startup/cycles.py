@@ -11,6 +11,7 @@ from typing import TypeVar
 import networkx as nx
 
 from fabric.startup.definition import Edge
+from fabric.startup.paths import topological_order
 
 _SEARCH_STEPS = 1_000_000
 """Edges that the exact search may walk along in each knot before the heuristic takes over: under a second."""
@@ -161,17 +162,17 @@ def _fewest(knot: Mapping[str, Sequence[str]], rank: Callable[[_Pair], tuple[boo
 def _a_shortest_cycle(knot: Mapping[str, Sequence[str]], removed: set[_Pair]) -> tuple[list[_Pair] | None, int]:
     """One of the shortest cycles that ``removed`` leaves, and how many edges were walked along to find it."""
     best: list[_Pair] | None = None
+    left = {node: [other for other in others if (node, other) not in removed] for node, others in knot.items()}
     walked = 0
-    for root in knot:
+    while topological_order(left) is None:
+        root = next(iter(left))
         parent: dict[str, str] = {}
         depth = {root: 0}
         queue = deque([root])
         while queue and (best is None or depth[queue[0]] + 1 < len(best)):
             node = queue.popleft()
-            for other in knot[node]:
+            for other in left[node]:
                 walked += 1
-                if (node, other) in removed:
-                    continue
                 if other == root:
                     best = [(node, root)]
                     while node != root:
@@ -182,6 +183,9 @@ def _a_shortest_cycle(knot: Mapping[str, Sequence[str]], removed: set[_Pair]) ->
                 if other not in depth:
                     depth[other], parent[other] = depth[node] + 1, node
                     queue.append(other)
+        walked += len(left)
+        # No cycle through this node is shorter than the best, so the search goes on without it.
+        left = {node: [other for other in others if other != root] for node, others in left.items() if node != root}
     return best, walked
 
 

@@ -15,6 +15,15 @@ from fabric.health import HealthStatus
 from fabric.startup.definition import ServiceDefinition
 from fabric.startup.stages import RunOptions, StartupStage
 
+
+class CommandKind(enum.StrEnum):
+    """``CHECK``: report where you stand: started or failed if so, and a vote, under the epoch of the command."""
+
+    START = "start"
+    STOP = "stop"
+    CHECK = "check"
+
+
 # ---------------------------------------------------------------- from whoever operates the fleet
 
 
@@ -75,7 +84,7 @@ class InstanceJoined:
     service: str
     instance: str
     incarnation: int = 0
-    sequence: int = 0
+    sequence: int
     epoch: int = 0
 
 
@@ -87,7 +96,7 @@ class CommandAccepted:
     instance: str
     attempt: int
     incarnation: int = 0
-    sequence: int = 0
+    sequence: int
     epoch: int = 0
 
 
@@ -99,7 +108,7 @@ class ServiceStarted:
     instance: str
     attempt: int
     incarnation: int = 0
-    sequence: int = 0
+    sequence: int
     epoch: int = 0
 
 
@@ -113,7 +122,7 @@ class ServiceFailed:
     reason: str
     code: str | None = None
     incarnation: int = 0
-    sequence: int = 0
+    sequence: int
     epoch: int = 0
 
 
@@ -133,7 +142,7 @@ class Vote:
     status: HealthStatus
     reason: str = ""
     incarnation: int = 0
-    sequence: int = 0
+    sequence: int
     epoch: int = 0
     expires_at: float
 
@@ -146,7 +155,7 @@ class ServiceStopped:
     instance: str
     attempt: int = 0
     incarnation: int = 0
-    sequence: int = 0
+    sequence: int
     epoch: int = 0
 
 
@@ -182,8 +191,9 @@ class ProcessExited:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandLost:
-    """A command could not be handed over, so nobody has it."""
+    """A command could not be handed over, so nobody has it. A STOP that is lost means that there is nothing to stop."""
 
+    kind: CommandKind
     service: str
     instance: str | None
     attempt: int
@@ -209,14 +219,6 @@ Event = (
 
 
 # ---------------------------------------------------------------- what the engine asks for
-
-
-class CommandKind(enum.StrEnum):
-    """``CHECK``: report where you stand: started or failed if so, and a vote, under the epoch of the command."""
-
-    START = "start"
-    STOP = "stop"
-    CHECK = "check"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

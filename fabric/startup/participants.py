@@ -15,7 +15,8 @@ class Participants(Protocol):
     """The instances of the fleet, as far as start-up is concerned.
 
     The message bus, a supervisor of local processes, or a simulation stands behind it. What may come in are the events
-    of ``fabric.startup.events`` about instances; they may be late, doubled or reordered, the engine sorts that out.
+    of ``fabric.startup.events`` about instances; they may be late, doubled or reordered, the engine sorts that out. The end
+    of a process that they bring about themselves to carry out a START is not reported.
     """
 
     def listen(self, receive: Receive) -> Callable[[], None]:

@@ -29,7 +29,7 @@ class CriticalPath:
 
 def topological_order(needs: Mapping[str, Iterable[str]]) -> tuple[str, ...] | None:
     """The keys of ``needs``, each after what it needs, by name where there is a choice. None if there is a cycle."""
-    missing = {node: 0 for node in needs}
+    missing = dict.fromkeys(needs, 0)
     needed_by: dict[str, list[str]] = {node: [] for node in needs}
     for node, others in needs.items():
         for other in others:

@@ -1,0 +1,369 @@
+"""The start-up of a fleet as a state machine without I/O.
+
+``engine.handle(event, now)`` returns what is to be done. Nothing else changes it, and it looks at no clock and draws no
+random numbers: the same events at the same times give the same actions and the same state. So it runs alike in a simulation,
+behind the asyncio driver, and in a coordinator that replays its journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from fabric.startup.events import (
+    Action,
+    CancelRequested,
+    CommandAccepted,
+    CommandLost,
+    Event,
+    InstanceJoined,
+    InstanceLost,
+    LeadershipTaken,
+    Outcome,
+    ProcessExited,
+    Progress,
+    RunFinished,
+    RunRequested,
+    ServiceFailed,
+    ServiceStarted,
+    ServiceStopped,
+    SetTimer,
+    ShutdownRequested,
+    Subject,
+    TimerDue,
+    Vote,
+)
+from fabric.startup.gates import GateState
+from fabric.startup.plan import Plan, make_plan
+from fabric.startup.record import PENDING, REST, UP, Phase, ServiceRecord, ServiceState, Trigger
+from fabric.startup.roster import Roster, World
+from fabric.startup.scheduler import Scheduler
+from fabric.startup.teardown import Teardown
+
+
+class Engine:
+    """One fleet and its current run.
+
+    Args:
+        epoch: the fencing number of whoever leads; it is in every command and only votes of it count.
+
+    Attributes:
+        outcome: RUNNING until the run has settled; it changes later when services fail or recover.
+        reason: of the outcome, in one line.
+        started_at, finished_at: of the current run.
+        finished_by: what the run waited for last.
+    """
+
+    def __init__(self, *, epoch: int = 0) -> None:
+        self._world = World(epoch=epoch)
+        self._roster = Roster(self._world, changed=self._instance_changed, requeue=self._requeue, deposed=self._depose)
+        self._scheduler: Scheduler | None = None
+        self.outcome = Outcome.RUNNING
+        self.reason = ""
+        self.started_at = self.finished_at = 0.0
+        self.finished_by = Trigger("run", "", 0.0)
+        self._runs: set[str] = set()
+        self._ending: tuple[Outcome, str] | None = None
+        self._teardown = Teardown((), {})
+        self._stopping = False
+        self._deposed_by: int | None = None
+        self._armed: float | None = None
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            RunRequested: self._run_requested,
+            CancelRequested: self._cancel_requested,
+            ShutdownRequested: self._shutdown_requested,
+            TimerDue: self._timer_due,
+            InstanceJoined: self._roster.joined,
+            CommandAccepted: self._roster.accepted,
+            ServiceStarted: self._roster.started,
+            ServiceFailed: self._roster.failed,
+            Vote: self._roster.voted,
+            ServiceStopped: self._roster.stopped,
+            InstanceLost: self._roster.lost,
+            ProcessExited: self._roster.exited,
+            CommandLost: self._roster.command_lost,
+        }
+
+    @property
+    def now(self) -> float:
+        """The latest time that was handed in; it never goes back."""
+        return self._world.now
+
+    @property
+    def epoch(self) -> int:
+        return self._world.epoch
+
+    @property
+    def run(self) -> str:
+        """The id of the current run; empty before the first."""
+        return self._world.run
+
+    @property
+    def plan(self) -> Plan | None:
+        """Of the current run; None before the first."""
+        return self._scheduler.plan if self._scheduler else None
+
+    @property
+    def services(self) -> dict[str, ServiceRecord]:
+        """Every service by name. To be read only."""
+        return self._world.records
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """The gates and the queue of the current run. To be read only.
+
+        Raises:
+            LookupError: there was no run yet.
+        """
+        if self._scheduler is None:
+            raise LookupError("no run was requested yet")
+        return self._scheduler
+
+    def handle(self, event: Event, now: float) -> list[Action]:
+        """Takes one event and returns what is to be done about it, in order.
+
+        Args:
+            event: what happened.
+            now: seconds since 1970; an earlier time than before counts as the time before.
+
+        Raises:
+            ConfigurationError: a run was requested that cannot be; nothing has changed.
+        """
+        world = self._world
+        gap, world.now = max(0.0, now - world.now), max(world.now, now)
+        world.out = []
+        if isinstance(event, LeadershipTaken):
+            self._leadership_taken(event.epoch, gap)
+        elif self._deposed_by is not None:
+            return []
+        else:
+            self._handlers[type(event)](event)
+        if self._deposed_by is None and self._scheduler is not None:
+            self._scheduler.settle()
+            self._finish()
+        at = world.timers.next() if self._deposed_by is None else None
+        if at != self._armed:
+            self._armed = at
+            world.out.append(SetTimer(at=at))
+        return world.out
+
+    # ------------------------------------------------------------ runs
+
+    def _run_requested(self, event: RunRequested) -> None:
+        if event.run in self._runs:
+            # A request that is repeated must not start again what was cancelled.
+            return
+        if self._stopping and not self._teardown.finished:
+            self._runs.add(event.run)
+            self._emit_finished(event.run, Outcome.CANCELLED, "the fleet is being shut down; ask again when it is down")
+            return
+        plan = make_plan(event)
+        world, old = self._world, self._world.records
+        if self._scheduler is not None and self.outcome is Outcome.RUNNING:
+            self._emit_finished(world.run, Outcome.SUPERSEDED, f"run {event.run} took over")
+        self._runs.add(event.run)
+        world.run, world.ended, self._ending, self._stopping = event.run, False, None, False
+        self.outcome, self.reason, self.started_at = Outcome.RUNNING, "", world.now
+        world.records = {}
+        for name, definition in plan.services.items():
+            record = ServiceRecord(definition=definition, quorum=plan.quorum[name], retry=plan.retry[name], job=name in plan.jobs)
+            record.since = record.booked_to = world.now
+            if name in plan.skipped:
+                record.state, record.reason = ServiceState.SKIPPED, "this run leaves out what is optional"
+            world.records[name] = record
+        before = self._scheduler.plan.dependents if self._scheduler else {}
+        for kind in ("gate", "stage", "optional", "stop"):
+            world.timers.cancel_kind(kind)
+        self._scheduler = Scheduler(world, plan, launch=self._roster.launch, changed=self._service_changed)
+        for name, record in old.items():
+            if name in plan.rank:
+                self._adopt(record, world.records[name])
+            elif record.alive():
+                world.records[name] = record
+        self._scheduler.begin()
+        leaving = [name for name, record in old.items() if name not in plan.rank and record.alive()]
+        self._teardown = Teardown(leaving, before)
+        for name in self._teardown.first():
+            self._stop(world.records[name], "the new run has no place for it")
+
+    def _adopt(self, old: ServiceRecord, new: ServiceRecord) -> None:
+        """Takes over what an earlier run left of a service: what is up stays up, what is starting goes on."""
+        assert self._scheduler is not None
+        changed = old.definition != new.definition or old.state is ServiceState.STOPPING
+        new.attempt, new.instances = old.attempt, old.instances
+        for place in list(new.instances.values()):
+            place.failures = 0
+            if place.phase is Phase.STARTING and not changed:
+                self._world.timers.set(("attempt", new.name, place.id), self._world.now + new.definition.timeout)
+            elif place.phase not in (Phase.UP, Phase.DONE):
+                self._roster.forget(new, place)
+                if place.id == REST:
+                    del new.instances[REST]
+                else:
+                    place.phase = Phase.PRESENT
+        new.settled_at = None
+        self._scheduler.derive(new)
+        if new.state in PENDING and new.count(Phase.STARTING, Phase.UP):
+            new.begun_at = self._world.now
+            self._scheduler.set(new, ServiceState.STARTING, "it was starting already")
+
+    def _cancel_requested(self, event: CancelRequested) -> None:
+        if self._scheduler is None or self._stopping:
+            return
+        if self.outcome is Outcome.RUNNING and self._ending is None:
+            self._ending = (Outcome.CANCELLED, event.reason)
+        self._withdraw(event.reason)
+
+    def _withdraw(self, reason: str) -> None:
+        """Nothing is started any more, and what is starting is stopped."""
+        assert self._scheduler is not None
+        self._world.ended = True
+        starting = []
+        for record in self._world.records.values():
+            if record.name not in self._scheduler.plan.rank:
+                continue
+            for place in list(record.instances.values()):
+                if place.phase in (Phase.PAUSING, Phase.DUE):
+                    self._roster.forget(record, place)
+                    place.phase = Phase.FAILED
+            if record.state in (ServiceState.WAITING, ServiceState.QUEUED, ServiceState.RETRYING):
+                self._scheduler.set(record, ServiceState.WITHDRAWN, reason)
+            elif record.state is ServiceState.STARTING:
+                starting.append(record)
+        for record in starting:
+            self._stop(record, reason)
+
+    def _shutdown_requested(self, event: ShutdownRequested) -> None:
+        if self._scheduler is None or self._stopping:
+            return
+        self._stopping = self._world.ended = True
+        plan = self._scheduler.plan
+        if self.outcome is Outcome.RUNNING:
+            self._ending = (Outcome.CANCELLED, event.reason)
+        alive = [name for name, record in self._world.records.items() if record.alive()]
+        self._teardown = Teardown(alive, plan.dependents)
+        for record in self._world.records.values():
+            if not record.alive() and record.state is not ServiceState.SKIPPED:
+                self._scheduler.set(record, ServiceState.STOPPED, event.reason)
+        for name in self._teardown.first():
+            self._stop(self._world.records[name], event.reason)
+
+    def _stop(self, record: ServiceRecord, reason: str) -> None:
+        assert self._scheduler is not None
+        if record.state is not ServiceState.STOPPING:
+            self._scheduler.set(record, ServiceState.STOPPING, reason)
+            self._roster.stop(record)
+
+    # ------------------------------------------------------------ what the parts report
+
+    def _instance_changed(self, record: ServiceRecord) -> None:
+        assert self._scheduler is not None
+        self._scheduler.derive(record)
+        if record.state is ServiceState.STOPPING and not record.alive():
+            self._is_stopped(record, "it stopped")
+
+    def _is_stopped(self, record: ServiceRecord, reason: str) -> None:
+        assert self._scheduler is not None
+        self._world.timers.cancel(("stop", record.name, ""))
+        for place in list(record.instances.values()):
+            self._roster.forget(record, place)
+            place.phase = Phase.STOPPED
+        record.instances.pop(REST, None)
+        self._scheduler.set(record, ServiceState.STOPPED, reason)
+        for name in self._teardown.done(record.name):
+            self._stop(self._world.records[name], reason)
+
+    def _requeue(self, record: ServiceRecord) -> None:
+        if record.name in self.scheduler.plan.rank:
+            self.scheduler.requeue(record)
+
+    def _service_changed(self, record: ServiceRecord) -> None:
+        assert self._scheduler is not None
+        aborts = self._scheduler.plan.options.abort_on_failure and record.definition.critical
+        if aborts and record.state is ServiceState.FAILED and self.outcome is Outcome.RUNNING and self._ending is None:
+            self._ending = (Outcome.FAILED, f"{record.name} failed: {record.reason}")
+            self._withdraw(f"the run ended because {record.name} failed")
+
+    def _depose(self, epoch: int) -> None:
+        """A report proves that another one leads: from now on this engine does nothing."""
+        self._deposed_by = epoch
+        self._world.out.clear()
+        self._emit_finished(self.run, Outcome.SUPERSEDED, f"epoch {epoch} leads")
+
+    def _leadership_taken(self, epoch: int, gap: float) -> None:
+        world = self._world
+        if epoch < world.epoch or (self._deposed_by is not None and epoch < self._deposed_by):
+            return
+        if self._deposed_by is not None:
+            self.outcome = Outcome.RUNNING
+        world.epoch, self._deposed_by, self._armed = epoch, None, None
+        if self._scheduler is None:
+            return
+        world.timers.shift(gap)
+        for record in list(world.records.values()):
+            self._roster.ask_again(record)
+
+    def _timer_due(self, event: TimerDue) -> None:
+        self._armed = None
+        world, scheduler = self._world, self.scheduler
+        while (key := world.timers.pop_due(world.now)) is not None:
+            kind, name, instance = key
+            if kind == "gate":
+                scheduler.judge(scheduler.index[name], Trigger("timer", name, world.now))
+            elif kind == "stage":
+                scheduler.stage_due(scheduler.index[name])
+            elif kind == "optional":
+                scheduler.assess(world.records[name], Trigger("timer", name, world.now))
+            elif kind == "stop":
+                self._is_stopped(
+                    world.records[name], f"it did not say that it stopped in {world.records[name].definition.stop_timeout:g} s"
+                )
+            elif (place := world.records[name].instances.get(instance)) is not None:
+                due = {"attempt": self._roster.attempt_due, "retry": self._roster.retry_due, "expiry": self._roster.expiry_due}
+                due[kind](world.records[name], place)
+            scheduler.settle()
+
+    # ------------------------------------------------------------ the end
+
+    def _finish(self) -> None:
+        """Says how the run ended when nothing of it is under way, and again when that changes later."""
+        if not self.scheduler.touched:
+            return
+        self.scheduler.touched = False
+        outcome, reason = self._judge()
+        if outcome is Outcome.RUNNING or (outcome is self.outcome and reason == self.reason):
+            return
+        if self.outcome is Outcome.RUNNING:
+            self.finished_at, self.finished_by = self.now, self.scheduler.last_change
+        self.outcome, self.reason = outcome, reason
+        self._emit_finished(self.run, outcome, reason)
+
+    def _judge(self) -> tuple[Outcome, str]:
+        scheduler = self.scheduler
+        if self._stopping:
+            return (Outcome.STOPPED, "everything is stopped") if self._teardown.finished else (Outcome.RUNNING, "")
+        if self._ending is not None:
+            stopping = any(record.state is ServiceState.STOPPING for record in self.services.values())
+            return (Outcome.RUNNING, "") if stopping else self._ending
+        if scheduler.unsettled or any(gate.state is GateState.CHECKING for gate in scheduler.gates):
+            return Outcome.RUNNING, ""
+        down: list[str] = []
+        lesser: list[str] = []
+        for name in scheduler.plan.rank:
+            record = self.services[name]
+            if record.state not in UP:
+                (down if record.definition.critical else lesser).append(name)
+            elif record.missing or record.count(Phase.FAILED):
+                lesser.append(name)
+        if down:
+            return Outcome.FAILED, f"critical services are not up: {', '.join(sorted(down))}"
+        skipped = [gate.stage.name for gate in scheduler.gates if gate.state is not GateState.OPEN]
+        if lesser or skipped:
+            parts = [f"not whole: {', '.join(sorted(lesser))}"] if lesser else []
+            parts += [f"gates not open: {', '.join(skipped)}"] if skipped else []
+            return Outcome.DEGRADED, "; ".join(parts)
+        return Outcome.SUCCEEDED, "every service is ready"
+
+    def _emit_finished(self, run: str, outcome: Outcome, reason: str) -> None:
+        self._world.out.append(Progress(subject=Subject.RUN, name=run, state=outcome, reason=reason, at=self.now))
+        self._world.out.append(RunFinished(run=run, outcome=outcome, reason=reason, at=self.now))
