@@ -11,8 +11,6 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from fabric.health import HealthStatus
-from fabric.startup.gates import GateState
-from fabric.startup.record import ServiceState
 
 
 class RunState(enum.StrEnum):
@@ -36,6 +34,32 @@ class RunState(enum.StrEnum):
     def is_usable(self) -> bool:
         """Every critical service runs."""
         return self in (RunState.UP, RunState.DEGRADED)
+
+
+class StageState(enum.StrEnum):
+    """``OPEN``: its gate opened. ``SKIPPED``: given up on time or by choice, and the run went on."""
+
+    PENDING = "pending"
+    STARTING = "starting"
+    OPEN = "open"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+
+
+class ServiceState(enum.StrEnum):
+    """Where one service of the fleet is in this run.
+
+    ``WAITING`` has ``waiting_for``; ``BLOCKED`` will not start because of what ``reason`` names; ``SKIPPED`` was not wanted.
+    """
+
+    WAITING = "waiting"
+    STARTING = "starting"
+    READY = "ready"
+    FAILED = "failed"
+    BLOCKED = "blocked"
+    SKIPPED = "skipped"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
 
 
 class _Plain(BaseModel):
@@ -97,7 +121,7 @@ class StageStatus(_Plain):
     """``elapsed``: from its first command to its gate, or to now."""
 
     name: str
-    state: GateState
+    state: StageState
     gate: GateStatus = GateStatus()
     elapsed: float | None = None
 
