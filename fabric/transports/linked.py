@@ -19,6 +19,7 @@ from fabric.errors import (
     TopologyConflict,
     TransportClosed,
 )
+from fabric.tasks import Tasks
 from fabric.transports.backlog import Published
 from fabric.transports.backoff import Backoff
 from fabric.transports.base import DeadLetter, LinkEvent, LinkState, QueueSpec, Receiver
@@ -63,7 +64,7 @@ class LinkedTransport:
         self._listeners: dict[int, Callable[[LinkEvent], None]] = {}
         self._consumers: dict[int, LinkedConsumer] = {}
         self._ids = itertools.count(1)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(f"{name} transport")
         self._leaving: asyncio.Task[None] | None = None
 
     @property
@@ -183,7 +184,7 @@ class LinkedTransport:
         except BaseException as error:
             # The broker may have it all the same.
             consumer.closed = True
-            self._start(self._end(consumer))
+            self._start(self._end(consumer), "end a consumer")
             if isinstance(error, TimeoutError):
                 raise ConnectionLost(f"not consuming from {queue.name or 'a new queue'!r} within {timeout} s") from None
             raise
@@ -227,7 +228,7 @@ class LinkedTransport:
 
     def cancelled(self, link: Link, consumer: int) -> None:
         if link in (self._link, self._opening) and (known := self._consumers.get(consumer)) is not None:
-            self._start(self._mend(known, link, "the broker cancelled it: its queue was deleted"))
+            self._start(self._mend(known, link, "the broker cancelled it: its queue was deleted"), "mend a consumer")
 
     def blocked(self, link: Link, reason: str) -> None:
         state = LinkState.BLOCKED if reason else LinkState.READY
@@ -238,7 +239,7 @@ class LinkedTransport:
         if link is self._link and self._state is not LinkState.CLOSED:
             self._link = None
             self._enter(LinkState.RECONNECTING, reason)
-            self._start(self._reconnect())
+            self._start(self._reconnect(), "reconnect")
 
     # Connecting and restoring.
 
@@ -275,7 +276,7 @@ class LinkedTransport:
         self._most_body = min(self._most_body, link.max_body)
         self._enter(LinkState.BLOCKED if link.blocked_by else LinkState.READY, link.blocked_by or "connected")
         for consumer, reason in unrestored:
-            self._start(self._mend(consumer, link, reason))
+            self._start(self._mend(consumer, link, reason), "mend a consumer")
         for delivery in early:
             self._hand_over(link, *delivery)
 
@@ -308,9 +309,7 @@ class LinkedTransport:
 
     async def _leave(self) -> None:
         link, self._link = self._link, None
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.aclose()
         for consumer in self._consumers.values():
             consumer.closed = True
         self._consumers.clear()
@@ -402,10 +401,11 @@ class LinkedTransport:
             # Then the link is gone or as good as gone, and the consumer with it.
             pass
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work, name=f"{self._name} transport")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        if self._leaving is None:
+            self._tasks.start(work, name)
+        else:
+            work.close()
 
     def _report(self, message: str, error: Exception, *, expected: bool = False) -> None:
         if not expected:

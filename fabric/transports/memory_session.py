@@ -240,7 +240,7 @@ class Session:
         if bound_to is not None:
             for key in keys:
                 queue.bind(bound_to, key)
-        subscription = Subscription(self, id, queue, ack=ack, prefetch=prefetch, retry_delays=tuple(retry_delays))
+        subscription = Subscription(self, id, queue, ack=ack, prefetch=prefetch, retry_delays=tuple(map(float, retry_delays)))
         self._subscriptions[id] = subscription
         queue.add(subscription)
         queue.pump()
