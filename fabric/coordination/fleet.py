@@ -18,8 +18,10 @@ from fabric.coordination.fleetfile import Edges, FleetEntry, RetryEntry, Service
 from fabric.coordination.located import Located, parse
 from fabric.errors import ConfigurationError, UnknownName
 from fabric.startup.definition import CheckKind, Condition, Dependency, HealthCheck, RetryPolicy, ServiceDefinition
+from fabric.startup.events import RunRequested
 from fabric.startup.graph import ServiceDependencyGraph
-from fabric.startup.stages import HealthGate, StartupStage
+from fabric.startup.plan import make_plan
+from fabric.startup.stages import HealthGate, RunOptions, StartupStage
 
 _VARIABLE = re.compile(r"\$(?:\$|\{(?P<name>[A-Za-z_]\w*)(?::-(?P<default>[^}]*))?\}|(?P<broken>\{))")
 
@@ -90,7 +92,7 @@ def load_fleet(path: str | Path, *, environment: Mapping[str, str] | None = None
     Raises:
         ConfigurationError: unreadable, or something in it is wrong: all wrong values, one a line, each with its place.
         UnknownName: a service or stage that is not defined.
-        DependencyCycle: services that wait for each other, with the line of each edge.
+        DependencyCycle: services that wait for each other, directly or through a gate, with the line of each edge.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -112,13 +114,16 @@ def parse_fleet(text: str, path: str | Path, *, environment: Mapping[str, str] |
         raise _wrong_values(error, located) from error
     graph = ServiceDependencyGraph(_definition(name, service, located) for name, service in entry.services.items())
     _stages_fit(entry, located)
+    stages = tuple(_stage(index, stage, located) for index, stage in enumerate(entry.stages))
+    options = RunOptions(slots=entry.slots, budgets=entry.budgets)
+    make_plan(RunRequested(run="check", services=tuple(graph.services.values()), stages=stages, options=options))
     here = Path(path).resolve()
     return Fleet(
         name=entry.name,
         namespace=entry.namespace or entry.name,
         path=here,
         graph=graph,
-        stages=tuple(_stage(index, stage, located) for index, stage in enumerate(entry.stages)),
+        stages=stages,
         runs={
             name: RunSpec(
                 service=name,

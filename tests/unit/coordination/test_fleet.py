@@ -302,6 +302,34 @@ def test_a_wrong_file_is_refused_with_its_line(text: str, line: int, message: st
     assert str(error).startswith(f"dir/fleet.yaml:{line}: {message}")
 
 
+def test_a_cycle_through_a_gate_is_refused_with_its_lines() -> None:
+    """S4: a service that needs one behind a gate which waits for it would never start, and the lines say why."""
+    text = """\
+        name: shop
+        services:
+          a:
+            dependencies: [b]
+          b: {}
+        stages:
+          - name: one
+            services: [a]
+            gate: {required: [a]}
+          - {name: two, services: [b]}
+        """
+    error = refused(text, DependencyCycle)
+    assert isinstance(error, DependencyCycle)
+    assert set(error.path) == {"a", "b", "gate:one"}
+    assert set(error.sources) == {"dir/fleet.yaml:4", "dir/fleet.yaml:9", "dir/fleet.yaml:10"}
+
+
+def test_what_could_never_be_started_is_refused() -> None:
+    """S8: a gate on a service that can't vote, and a start that needs more than there is, are refused with their line."""
+    gate = "name: s\nservices: {a: {health_checks: []}}\nstages:\n  - name: x\n    services: [a]\n    gate: {required: [a]}"
+    assert str(refused(gate)).startswith("dir/fleet.yaml:6: the gate of stage x asks for a, which has no health check")
+    budget = "name: s\nbudgets: {cpu: 1}\nservices:\n  a: {resources: {cpu: 2}}"
+    assert str(refused(budget)).startswith("dir/fleet.yaml:4: a needs 2 of cpu")
+
+
 def test_a_bomb_of_aliases_is_refused() -> None:
     """M31's neighbour: a file that grows a thousandfold when its aliases are followed is refused."""
     bomb = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n"
