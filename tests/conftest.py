@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from tests.brokers.find import start_broker
 from tests.brokers.node import BrokerNode, BrokerUnavailable
+from tests.contract.backend_amqp import AmqpBackend, open_on
 
 
 @pytest.fixture(scope="session")
@@ -35,8 +36,15 @@ def private_broker(broker: BrokerNode) -> BrokerNode:
     return broker
 
 
+@pytest.fixture
+async def amqp(broker: BrokerNode) -> AsyncIterator[AmqpBackend]:
+    """Transports on RabbitMQ, under a namespace of this test's own."""
+    async with open_on(broker) as backend:
+        yield backend
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Who asks for the broker is marked as needing one."""
     for item in items:
-        if {"broker", "private_broker"} & set(getattr(item, "fixturenames", ())):
+        if {"broker", "private_broker", "amqp"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("broker")

@@ -25,6 +25,7 @@ from fabric.transports.amqp_moves import Mover
 from fabric.transports.amqp_publisher import Publisher
 from fabric.transports.amqp_session import Session
 from fabric.transports.amqp_settings import AmqpSettings
+from fabric.transports.backoff import Backoff
 from fabric.transports.base import DeadLetter, LinkEvent, LinkState, QueueSpec, Receiver
 from fabric.transports.topology import Topology
 from fabric.wire.message import Priority
@@ -32,7 +33,7 @@ from fabric.wire.message import Priority
 _log = logging.getLogger("fabric.transports.amqp")
 
 _CLOSE_SECONDS = 3.0
-_CONFLICT_SECONDS = 5.0
+_REFUSED_BACKOFF = Backoff(first=1.0, most=30.0)
 _SETTLING_SECONDS = 0.1
 """The broker tells of a deleted queue before it is quite gone: 4.0 then declares and forgets, 4.3 fails with 541."""
 
@@ -89,7 +90,7 @@ class AmqpTransport:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """How often each state was entered, and ``consumer-restored``."""
+        """How often each state was entered, ``consumer-restored`` and ``consumer-refused``."""
         return self._life.counts
 
     @property
@@ -175,7 +176,7 @@ class AmqpTransport:
             *(subscription.open(link, held=True) for subscription in tuple(self._subscriptions)), return_exceptions=True
         )
         for subscription, error in zip(tuple(self._subscriptions), restored, strict=True):
-            if isinstance(error, TopologyConflict):
+            if isinstance(error, TopologyConflict | ConfigurationError):
                 self.lost_consumer(subscription, str(error))
             elif isinstance(error, BaseException):
                 raise error
@@ -215,16 +216,13 @@ class AmqpTransport:
         if session is not None:
             await session.close(timeout=_CLOSE_SECONDS)
         for subscription in self._subscriptions:
-            subscription.drop()
+            subscription.end()
         await self.publisher.aclose()
         await self._tasks.aclose()
         if self._life.state is not LinkState.CLOSED:
             self._life.enter(LinkState.CLOSED, "closed by us")
 
     # -- what subscriptions need ----------------------------------------------------------------------------------
-
-    async def link(self, *, timeout: float) -> Link:
-        return (await self._connected(timeout)).consume
 
     async def _connected(self, timeout: float) -> Session:
         try:
@@ -261,15 +259,16 @@ class AmqpTransport:
                 await subscription.open(session.consume, held=True)
             except (TopologyConflict, ConfigurationError) as error:
                 _log.error("%r can't be consumed: %s", subscription.address, error)
-                await self.clock.sleep(_CONFLICT_SECONDS)
+                self._life.consumer_refused(subscription.address, str(error))
+                await self.clock.sleep(_REFUSED_BACKOFF.delay(attempt, self._chance))
             except FabricError as error:
                 _log.warning("%r is not yet consumed again: %s", subscription.address, error)
                 await self.clock.sleep(self.settings.backoff.delay(attempt, self._chance))
-                attempt += 1
             else:
                 self._life.consumer_restored(subscription.address, reason)
                 subscription.release()
                 return
+            attempt += 1
 
     # -- the rest of the contract ---------------------------------------------------------------------------------
 

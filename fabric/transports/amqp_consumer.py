@@ -22,10 +22,6 @@ class Home(Protocol):
     @property
     def mover(self) -> Mover: ...
 
-    async def link(self, *, timeout: float) -> Link:
-        """The link to consume on, when it is up."""
-        ...
-
     def start(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Run it in the background."""
         ...
@@ -50,6 +46,7 @@ class Subscription:
         self._keys: dict[str, None] = dict.fromkeys(spec.keys)
         self._intake: Intake | None = None
         self._busy = asyncio.Lock()
+        self._up = asyncio.Event()
         self.closed = False
 
     @property
@@ -76,9 +73,11 @@ class Subscription:
             self._intake = intake
             if not intake.alive:
                 raise ConnectionLost(f"{intake.queue!r} was lost as soon as it was consumed")
+            self._up.set()
 
     def _on_lost(self, intake: Intake, reason: str) -> None:
         if intake is self._intake and not self.closed:
+            self._up.clear()
             self._home.lost_consumer(self, reason)
 
     def release(self) -> None:
@@ -86,6 +85,7 @@ class Subscription:
             self._intake.release()
 
     def drop(self) -> None:
+        self._up.clear()
         if self._intake is not None:
             self._intake.drop()
 
@@ -98,19 +98,32 @@ class Subscription:
         await self._change(lambda intake: intake.unbind(key))
 
     async def _change(self, change: Callable[[Intake], Awaitable[None]]) -> None:
-        if self.closed:
-            raise TransportClosed("the consumer is closed")
-        await self._home.link(timeout=self._home.settings.operation_timeout)
-        async with self._busy:
-            intake = self._intake
-            if intake is None or not intake.alive:
-                raise ConnectionLost(f"{self.address!r} is being restored: the change will be part of it")
-            await change(intake)
+        limit = self._home.settings.operation_timeout
+        try:
+            async with asyncio.timeout(limit):
+                while not self.closed:
+                    await self._up.wait()
+                    async with self._busy:
+                        if self._up.is_set() and self._intake is not None:
+                            await change(self._intake)
+                            return
+        except TimeoutError as error:
+            raise ConnectionLost(
+                f"{self.address!r} was not restored within {limit:g} s; the change will be part of it"
+            ) from error
+        raise TransportClosed("the consumer is closed")
+
+    def end(self) -> None:
+        """The transport is closed."""
+        self.drop()
+        self.closed = True
+        self._up.set()
 
     async def aclose(self) -> None:
         if self.closed:
             return
         self.closed = True
+        self._up.set()
         self._home.forget(self)
         async with self._busy:
             if self._intake is not None:

@@ -24,7 +24,7 @@ class LinkLife:
     """State, epoch, and who wants to know.
 
     Attributes:
-        counts: of what happened, for metrics: each state entered, and ``consumer-restored``.
+        counts: of what happened, for metrics: each state entered, ``consumer-restored`` and ``consumer-refused``.
     """
 
     def __init__(self) -> None:
@@ -70,6 +70,11 @@ class LinkLife:
     def consumer_restored(self, address: str, reason: str) -> None:
         """One consumer was lost, by the broker's word, and consumes again."""
         self.counts["consumer-restored"] += 1
+        self._tell(LinkEvent(state=self.state, epoch=self.epoch, reason=reason, consumer=address))
+
+    def consumer_refused(self, address: str, reason: str) -> None:
+        """One consumer can't be restored as things are on the broker; it is tried again, ever more rarely."""
+        self.counts["consumer-refused"] += 1
         self._tell(LinkEvent(state=self.state, epoch=self.epoch, reason=reason, consumer=address))
 
     def _tell(self, event: LinkEvent) -> None:

@@ -57,20 +57,26 @@ class AmqpBackend:
             lacks |= dict.fromkeys((Ability.BLOCK, Ability.RESTART, Ability.DELETE_QUEUE), _NOT_OURS)
         return lacks
 
-    async def transport(self, *, connect: bool = True, max_body: int | None = None) -> Transport:
+    async def transport(self, *, connect: bool = True, max_body: int | None = None) -> AmqpTransport:
+        limits = {} if max_body is None else {"max_body": max_body}
+        return await self.make(
+            connect=connect, backoff=Backoff(first=0.2, most=1.0), ping_interval=0.5, ping_timeout=1.0, **limits
+        )
+
+    async def make(self, *, connect: bool = True, **settings: Any) -> AmqpTransport:
+        """One with settings of the test's own."""
         proxy = await self._stack.enter_async_context(Proxy(self._node.url))
         if self._down:
             await proxy.refuse()
-        limits = {} if max_body is None else {"max_body": max_body}
-        settings = AmqpSettings.from_url(
-            proxy.url, backoff=Backoff(first=0.2, most=1.0), ping_interval=0.5, ping_timeout=1.0, **limits
-        )
-        transport = _Recorded(settings, self.topology, self._made)
+        transport = _Recorded(AmqpSettings.from_url(proxy.url, **settings), self.topology, self._made)
         self._proxies[transport] = proxy
         self._stack.push_async_callback(transport.aclose)
         if connect:
             await transport.connect(timeout=10)
         return transport
+
+    def proxy(self, transport: Transport) -> Proxy:
+        return self._proxies[transport]
 
     async def cut(self, transport: Transport) -> None:
         self._proxies[transport].cut()
@@ -127,7 +133,7 @@ class AmqpBackend:
 
 
 @asynccontextmanager
-async def _open(node: BrokerNode) -> AsyncIterator[AmqpBackend]:
+async def open_on(node: BrokerNode) -> AsyncIterator[AmqpBackend]:
     async with AsyncExitStack() as stack:
         backend = AmqpBackend(node, stack)
         stack.push_async_callback(backend.heal)
@@ -135,4 +141,4 @@ async def _open(node: BrokerNode) -> AsyncIterator[AmqpBackend]:
 
 
 def open_backend(request: pytest.FixtureRequest) -> AbstractAsyncContextManager[AmqpBackend]:
-    return _open(request.getfixturevalue("broker"))
+    return open_on(request.getfixturevalue("broker"))
