@@ -59,14 +59,14 @@ class ProcessSpec:
         name: unique in its supervisor, such as an instance id; names the log file.
         service: the role it plays.
         argv: program and arguments.
-        env: added to the supervisor's own environment.
+        env: added to the supervisor's own environment; may hold secrets, so it is in no repr.
         cwd: None is the supervisor's.
     """
 
     name: str
     service: str
     argv: tuple[str, ...]
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
     cwd: Path | None = None
     restart: Restart = NEVER
 

@@ -10,13 +10,14 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from fabric.errors import ConfigurationError
+from fabric.errors import ConfigurationError, StartupError
 
 _LONGEST_SOCKET_PATH = 100
 """The kernel takes 108 bytes on Linux and 104 on macOS."""
@@ -28,6 +29,7 @@ class Record:
 
     Attributes:
         path: of the fleet file.
+        root: the directory that ``.fabric`` is in.
         pid: of the supervisor; a SIGTERM to it stops the fleet in order.
         started_at: seconds since 1970.
         processes: process ids by instance.
@@ -35,6 +37,7 @@ class Record:
 
     fleet: str
     path: str
+    root: str
     namespace: str
     broker_url: str = field(repr=False)
     pid: int
@@ -111,6 +114,23 @@ class FleetDirectory:
             yield directory / "broker.sock"
         finally:
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def stop_and_wait(record: Record, *, timeout: float) -> None:
+    """Ask a fleet's supervisor to stop it, and wait until it has. Blocks.
+
+    Raises:
+        StartupError: it still runs after ``timeout`` seconds.
+    """
+    place = FleetDirectory(Path(record.root), record.fleet)
+    deadline = time.monotonic() + timeout
+    with contextlib.suppress(ProcessLookupError):
+        if place.is_running:  # its lock proves that the process id is still its own
+            os.kill(record.pid, signal.SIGTERM)
+    while place.is_running:
+        if time.monotonic() > deadline:
+            raise StartupError(f"{record.fleet} is still stopping after {timeout:g} s; process {record.pid} sees to it")
+        time.sleep(0.1)
 
 
 def running_fleets(start: Path) -> list[Record]:

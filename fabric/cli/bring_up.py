@@ -1,0 +1,209 @@
+"""``fabric up`` from the first process to the last: start, watch, conclude, stay, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fabric.cli.exits import ExitCode
+from fabric.cli.launch import BROKER, COORDINATOR
+from fabric.cli.local_fleet import LocalFleet, local_fleet
+from fabric.cli.process import ProcessEnd
+from fabric.cli.progress import FleetWatch
+from fabric.cli.target import connected
+from fabric.cli.told import Told
+from fabric.cli.views import View
+from fabric.coordination.fleet import Fleet
+from fabric.coordination.status import FleetStatus, ProcessExit, RunState, UpOptions
+from fabric.errors import FabricError, NoInstance, StartupError
+from fabric.hub import Hub
+from fabric.tasks import Tasks
+
+_REACH_LIMIT = 30.0
+_DOWN_LIMIT = 300.0
+
+
+class Stay(enum.Enum):
+    """Whether the fleet keeps running when its start has ended. ``IF_UP``: not when it failed."""
+
+    IF_UP = "if up"
+    ALWAYS = "always"
+    NEVER = "never"
+
+    def after(self, state: RunState) -> bool:
+        return self is Stay.ALWAYS or (self is Stay.IF_UP and state.is_usable)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpRequest:
+    """What ``fabric up`` was asked for.
+
+    Attributes:
+        root: where ``.fabric`` is and the processes are started.
+        view: makes a view for the start and one for the stop.
+        concluded: called once, when the start has ended; the views are closed then.
+    """
+
+    fleet: Fleet
+    options: UpOptions
+    broker_url: str | None = field(repr=False)
+    namespace: str | None
+    root: Path
+    stay: Stay
+    view: Callable[[], View]
+    concluded: Callable[[FleetStatus, LocalFleet], None]
+
+
+async def bring_up(request: UpRequest) -> ExitCode:
+    """Bring a fleet up, keep it, and stop it. Nothing of it runs afterwards.
+
+    Raises:
+        FabricError: it could not even be begun.
+    """
+    ends: asyncio.Queue[ProcessEnd] = asyncio.Queue()
+    async with (
+        Told() as told,
+        local_fleet(
+            request.fleet,
+            broker_url=request.broker_url,
+            namespace=request.namespace,
+            root=request.root,
+            on_end=ends.put_nowait,
+        ) as local,
+    ):
+        told.in_haste(local.supervisor.hurry)
+        async with connected(local.target, timeout=_REACH_LIMIT) as hub, FleetWatch(hub) as watch:
+            run = _Run(request, told, local, hub, watch, ends)
+            return await run.whole()
+
+
+class _Run:
+    """One run, in the order of its methods."""
+
+    def __init__(
+        self, request: UpRequest, told: Told, local: LocalFleet, hub: Hub, watch: FleetWatch, ends: asyncio.Queue[ProcessEnd]
+    ) -> None:
+        self._request, self._told, self._local, self._hub, self._watch, self._ends = request, told, local, hub, watch, ends
+        self._view = request.view()
+        self._last: FleetStatus | None = None
+        self._begun = False
+
+    async def whole(self) -> ExitCode:
+        tasks = Tasks("fabric up")
+        try:
+            tasks.start(self._report_ends(), "report of ended processes")
+            tasks.start(self._local.start_services(self._hub), "start of processes")
+            code = await self._until_told()
+        finally:
+            await tasks.aclose()
+            self._view.close()
+        if self._begun:
+            await self._down()
+        return code
+
+    async def _until_told(self) -> ExitCode:
+        await self._told.unless(self._ask_to_start())
+        concluded: FleetStatus | None = None
+        while (status := await self._told.unless(self._next())) is not None:
+            self._last = status
+            self._view.show(status)
+            for service in status.services:
+                for instance in service.instances:
+                    if instance.state == "running":
+                        self._local.supervisor.mark_up(instance.id)
+            if concluded is None and status.state.is_settled:
+                concluded = status
+                self._view.close()
+                self._request.concluded(status, self._local)
+                if not self._request.stay.after(status.state):
+                    break
+                self._view = self._request.view()
+            elif status.state is RunState.STOPPED:
+                break
+        if concluded is None:
+            return ExitCode.INTERRUPTED
+        assert self._last is not None
+        usable = concluded.state.is_usable and self._last.state is not RunState.FAILED
+        return ExitCode.OK if usable else ExitCode.FAILED
+
+    async def _ask_to_start(self) -> None:
+        """The coordinator may still be loading."""
+        deadline = time.monotonic() + _REACH_LIMIT
+        while True:
+            self._begun = True
+            try:
+                self._watch.put(
+                    await self._hub.call("coordinator", "up", self._request.options, returns=FleetStatus, timeout=10.0)
+                )
+            except NoInstance as error:
+                if time.monotonic() > deadline:
+                    raise StartupError(f"the coordinator did not appear within {_REACH_LIMIT:g} s") from error
+                self._check_coordinator()
+                await asyncio.sleep(0.05)
+            else:
+                return
+
+    async def _next(self) -> FleetStatus:
+        while True:
+            try:
+                return await asyncio.wait_for(self._watch.next(), 1.0)
+            except TimeoutError:
+                self._check_coordinator()
+
+    def _check_coordinator(self) -> None:
+        if error := self._local.coordinator_failed():
+            raise error
+
+    async def _report_ends(self) -> None:
+        while True:
+            end = await self._ends.get()
+            self._view.note(f"{end.name}: process {end.pid} {describe_end(end)}")
+            if end.service in (BROKER, COORDINATOR):
+                continue
+            exit = ProcessExit(
+                service=end.service,
+                instance=end.name,
+                pid=end.pid,
+                code=end.code,
+                log=end.log,
+                restarting_in=end.restarting_in,
+            )
+            try:
+                await self._hub.call("coordinator", "process_exited", exit, timeout=20.0, idempotent=True)
+            except FabricError as error:
+                self._view.note(f"can't tell the coordinator that {end.name} ended: {error}")
+
+    async def _down(self) -> None:
+        """In reverse order, by the coordinator; a second Ctrl-C cuts it short, and the supervisor ends what is left."""
+        view = self._request.view()
+        tasks = Tasks("fabric up, stopping")
+        try:
+            tasks.start(self._show_all(view), "show")
+            await self._told.unless_in_haste(self._hub.call("coordinator", "down", returns=FleetStatus, timeout=_DOWN_LIMIT))
+        except FabricError as error:
+            view.note(f"the coordinator could not stop the fleet in order: {error}")
+        finally:
+            await tasks.aclose()
+            view.close()
+
+    async def _show_all(self, view: View) -> None:
+        while True:
+            view.show(await self._watch.next())
+
+
+def describe_end(end: ProcessEnd) -> str:
+    """How a process ended and what follows, for people."""
+    if end.code < 0:
+        try:
+            how = f"was killed by {signal.Signals(-end.code).name}"
+        except ValueError:
+            how = f"was killed by signal {-end.code}"
+    else:
+        how = f"ended with exit code {end.code}"
+    then = "" if end.restarting_in is None else f"; it is started again in {end.restarting_in:g} s"
+    return f"{how} after {end.uptime:.1f} s{then}"

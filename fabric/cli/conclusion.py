@@ -1,0 +1,45 @@
+"""What is said once, when the start of a fleet has ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fabric.cli.bring_up import Stay
+from fabric.cli.exits import ExitCode
+from fabric.cli.local_fleet import LocalFleet
+from fabric.cli.outcome import report, summary
+from fabric.cli.output import write, write_json
+from fabric.coordination.status import FleetStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conclusion:
+    """Prints the profile and the report, writes the profile, and lets a waiting parent go.
+
+    Attributes:
+        profile_out: where the profile is written as JSON.
+        announce: takes the exit code of a start that has ended in a fleet that stays up.
+    """
+
+    stay: Stay
+    as_json: bool
+    profile_out: Path | None
+    announce: Callable[[int], None] | None
+
+    def __call__(self, status: FleetStatus, local: LocalFleet) -> None:
+        if self.profile_out is not None:
+            self.profile_out.write_text(json.dumps(status.profile, indent=2) + "\n")
+        stays = self.stay.after(status.state)
+        if self.as_json:
+            write_json(status.model_dump(mode="json"))
+        else:
+            if failures := report(status, log_of=local.log_of):
+                write(failures)
+            write(summary(status))
+            if stays:
+                write("`fabric down` stops it" if self.announce else "Ctrl-C stops it")
+        if self.announce is not None and stays:
+            self.announce(ExitCode.OK if status.state.is_usable else ExitCode.FAILED)

@@ -1,0 +1,62 @@
+"""A run as lines of text, one a change: what is shown where there is no terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fabric.coordination.status import FleetStatus, ServiceStatus
+
+_QUIET = frozenset({"waiting", "pending", "idle"})
+"""States that everything begins in; to say so would only be noise."""
+
+
+class Lines:
+    """Writes what changed since the status before.
+
+    Args:
+        write: takes one line.
+    """
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._seen: dict[tuple[str, str], str] = {}
+
+    def show(self, status: FleetStatus) -> None:
+        ready = sum(service.state == "ready" for service in status.services)
+        head = f"{status.elapsed:7.1f}s [{ready:{len(str(len(status.services)))}}/{len(status.services)}]"
+        names = [*(service.name for service in status.services), *(stage.name for stage in status.stages)]
+        width = max(map(len, names), default=0)
+        for service in status.services:
+            if self._is_new("service", service.name, f"{service.state} {service.attempt} {service.reason}", service.state):
+                self._write(f"{head} {service.name:<{width}}  {_of_service(service)}".rstrip())
+        for stage in status.stages:
+            if self._is_new("stage", stage.name, stage.state, stage.state):
+                waiting = f", waiting for {', '.join(stage.gate.waiting_for)}" if stage.gate.waiting_for else ""
+                self._write(f"{head} {stage.name:<{width}}  stage {stage.state}{waiting}")
+        if self._is_new("fleet", status.fleet, status.state, status.state):
+            self._write(f"{head} {status.fleet:<{width}}  fleet {status.state}")
+
+    def note(self, text: str) -> None:
+        """Something that is not part of the run."""
+        self._write(text)
+
+    def close(self) -> None:
+        """Nothing is pending here."""
+
+    def _is_new(self, kind: str, name: str, now: str, state: str) -> bool:
+        before = self._seen.get((kind, name))
+        self._seen[kind, name] = now
+        return now != before and not (before is None and state in _QUIET)
+
+
+def _of_service(service: ServiceStatus) -> str:
+    parts = [str(service.state)]
+    if service.attempt > 1:
+        parts.append(f"(attempt {service.attempt})")
+    if service.wanted > 1:
+        running = sum(instance.state == "running" for instance in service.instances)
+        parts.append(f"{running}/{service.wanted}")
+    text = " ".join(parts)
+    if service.waiting_for and service.state in ("waiting", "blocked"):
+        text += f", for {', '.join(service.waiting_for)}"
+    return f"{text}: {service.reason}" if service.reason and service.state not in ("ready", "waiting") else text

@@ -1,0 +1,59 @@
+"""From a fleet to its processes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from fabric.cli.launch import Launch
+from fabric.cli.process import Restart
+from fabric.coordination.fleet import load_fleet, parse_fleet
+from fabric.errors import ConfigurationError
+
+
+@pytest.fixture
+def launch(shop: Path) -> Launch:
+    return Launch(fleet=load_fleet("shop.yaml"), broker_url="amqp://me:secret@host", namespace="ns", root=shop)
+
+
+def test_one_process_an_instance_in_the_order_of_the_start(launch: Launch) -> None:
+    """Early stages come first, in each stage what others need; services in no stage come last."""
+    assert [spec.name for spec in launch.services()] == ["schema-1", "store-1", "store-2", "mail-1", "web-1", "extra-1"]
+
+
+def test_processes_know_their_place(launch: Launch, shop: Path) -> None:
+    """Each is told the broker, the namespace, its instance and that it is managed, and gets its own environment."""
+    specs = {spec.name: spec for spec in launch.services()}
+    second = specs["store-2"]
+    assert second.argv == (sys.executable, "-m", "fabric.cli", "run", "shop.store:Store")
+    assert second.cwd == shop
+    told = {name: second.env[name] for name in second.env if name.startswith("FABRIC_")}
+    assert told == {
+        "FABRIC_BROKER_URL": "amqp://me:secret@host",
+        "FABRIC_NAMESPACE": "ns",
+        "FABRIC_INSTANCE": "store-2",
+        "FABRIC_INSTANCE_NUMBER": "2",
+        "FABRIC_MANAGED": "1",
+    }
+    assert specs["mail-1"].env["FROM"] == "me@shop"
+    assert specs["schema-1"].argv == ("migrate",)
+    assert specs["store-1"].env["PATH"].startswith(str(Path(sys.executable).parent))
+    assert "secret" not in repr(launch)
+    assert "secret" not in repr(second)
+
+
+def test_restarts_follow_the_retry_policy(launch: Launch) -> None:
+    """A process is started as often before it was up as the service's policy has attempts."""
+    specs = {spec.name: spec for spec in launch.services()}
+    assert specs["mail-1"].restart == Restart(attempts=4, delay=0.1)
+    assert specs["web-1"].restart == Restart(attempts=1)
+
+
+def test_a_service_that_others_start_is_refused_with_its_line(tmp_path: Path) -> None:
+    """A file that does not say how a service is started can't be brought up from here."""
+    fleet = parse_fleet("name: s\nservices:\n  a: {}\n", "s.yaml")
+    launch = Launch(fleet=fleet, broker_url="u", namespace="n", root=tmp_path)
+    with pytest.raises(ConfigurationError, match=r"^s\.yaml:3: service a has neither run nor command"):
+        list(launch.services())
