@@ -92,6 +92,10 @@ class Agent:
         service.hub = hub
 
     @property
+    def hub(self) -> Hub:
+        return self._hub
+
+    @property
     def instance(self) -> str:
         return self._hub.instance
 
@@ -230,8 +234,8 @@ class Agent:
         self._report(ServiceFailed, attempt=self._attempt, reason=reason[:2000], code=code if isinstance(code, str) else None)
 
     async def _obey_stop(self, command: Command) -> None:
+        self._attempt = max(self._attempt, command.attempt)
         await self.stop(min(command.timeout, self._hub.settings.drain_timeout))
-        self._report(ServiceStopped, attempt=command.attempt)
 
     def _tell_where_i_stand(self) -> None:
         match self._life.state:
@@ -342,6 +346,7 @@ class Agent:
             await self._served.drain(timeout)
         await self._release()
         self._turn(InstanceState.STOPPED)
+        self._report(ServiceStopped, attempt=self._attempt)
 
     async def _release(self) -> None:
         if self._released:

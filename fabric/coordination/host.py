@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 from importlib import import_module
 
 from fabric.config import Settings
@@ -34,10 +35,13 @@ def load_service(target: str) -> type[Service]:
     return found
 
 
-async def host(kind: type[Service], *, settings: Settings | None = None, managed: bool, lifeline: int | None = None) -> None:
+async def host(
+    make: Callable[[], Service], *, settings: Settings | None = None, managed: bool, lifeline: int | None = None
+) -> None:
     """Run one instance until SIGTERM, SIGINT or the end of the lifeline.
 
     Args:
+        make: makes the service; a class without arguments will do.
         managed: wait for the coordinator's command before ``start``.
         lifeline: a readable file descriptor; its end means that whoever started this process is gone.
 
@@ -53,8 +57,9 @@ async def host(kind: type[Service], *, settings: Settings | None = None, managed
         os.set_blocking(lifeline, False)
         loop.add_reader(lifeline, _lifeline_ended, loop, lifeline, ended)
     try:
-        async with Hub.connect(kind.name, settings=settings) as hub:
-            agent = Agent(hub, kind())
+        service = make()
+        async with Hub.connect(service.name, settings=settings) as hub:
+            agent = Agent(hub, service)
             try:
                 await agent.open(managed=managed)
                 await ended.wait()
@@ -79,8 +84,13 @@ def _lifeline_ended(loop: asyncio.AbstractEventLoop, lifeline: int, ended: async
     ended.set()
 
 
+def lifeline_of_environment() -> int | None:
+    """``FABRIC_LIFELINE_FD``: the pipe that whoever started this process holds open."""
+    lifeline = os.environ.get("FABRIC_LIFELINE_FD")
+    return int(lifeline) if lifeline else None
+
+
 def host_from_environment(target: str) -> None:
     """``host`` with ``FABRIC_MANAGED`` and ``FABRIC_LIFELINE_FD``; blocks until it ends."""
     managed = os.environ.get("FABRIC_MANAGED", "") in ("1", "true", "yes")
-    lifeline = os.environ.get("FABRIC_LIFELINE_FD")
-    asyncio.run(host(load_service(target), managed=managed, lifeline=int(lifeline) if lifeline else None))
+    asyncio.run(host(load_service(target), managed=managed, lifeline=lifeline_of_environment()))

@@ -95,7 +95,8 @@ class BusParticipants:
             command = kept.get(instance.id) or kept.get(None)
             if command is not None and command.kind is CommandKind.START:
                 self._tasks.start(self._repeat(command), f"repeat {command.kind} to {instance.id}")
-        elif event.happening in (Happening.LEFT, Happening.LOST):
+        elif event.happening is Happening.LOST:
+            # One that left said so at the beginning of its stop; that it has stopped it reports itself.
             self._tell(
                 InstanceLost(
                     service=instance.service, instance=instance.id, reason=event.reason, incarnation=instance.incarnation

@@ -27,6 +27,7 @@ from fabric.startup.events import (
     Vote,
 )
 from fabric.testing import Bench
+from fabric.transports.memory import MemoryTransport
 
 
 class Kettle(Service):
@@ -266,14 +267,26 @@ async def test_a_command_for_another_instance_is_left_alone(bench: Bench, leader
     assert (first.starts, second.starts) == (0, 1)
 
 
-async def test_an_instance_whose_link_is_gone_is_reported_lost(bench: Bench, leader: Leader) -> None:
-    """M6 for start-up: the coordinator learns that an instance left."""
+async def test_an_instance_that_ends_by_itself_says_so(bench: Bench, leader: Leader) -> None:
+    """The coordinator learns of a process that was told to end by somebody else."""
     agent = await bench.start(Kettle(), managed=True)
     await leader.command()
     await leader.until(yes)
     await bench.stop(agent.instance)
+    stopped = await leader.until_type(ServiceStopped)
+    assert stopped.instance == agent.instance
+
+
+async def test_an_instance_that_vanishes_is_reported_lost(bench: Bench, leader: Leader) -> None:
+    """M6 for start-up: no goodbye, but the broker says that its inbox is gone."""
+    agent = await bench.start(Kettle(), managed=True)
+    await leader.until_type(InstanceJoined)
+    transport = agent.hub.transport
+    assert isinstance(transport, MemoryTransport)
+    bench.network.partition(transport)
     lost = await leader.until_type(InstanceLost)
     assert lost.instance == agent.instance
+    bench.network.heal()
 
 
 async def test_wait_state_says_where_it_is_when_time_is_up(bench: Bench, leader: Leader) -> None:

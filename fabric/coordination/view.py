@@ -1,0 +1,136 @@
+"""The state of a run as the plain data that clients are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fabric.coordination.status import (
+    FleetStatus,
+    GateStatus,
+    InstanceStatus,
+    RunState,
+    ServiceState,
+    ServiceStatus,
+    StageState,
+    StageStatus,
+)
+from fabric.routing.instance import Instance
+from fabric.startup.engine import Engine
+from fabric.startup.events import Outcome
+from fabric.startup.gates import Gate, GateState
+from fabric.startup.record import ServiceRecord
+from fabric.startup.record import ServiceState as Inner
+
+_SERVICE: Mapping[Inner, ServiceState] = {
+    Inner.WAITING: ServiceState.WAITING,
+    Inner.QUEUED: ServiceState.WAITING,
+    Inner.STARTING: ServiceState.STARTING,
+    Inner.RETRYING: ServiceState.STARTING,
+    Inner.READY: ServiceState.READY,
+    Inner.UNREADY: ServiceState.FAILED,
+    Inner.COMPLETED: ServiceState.READY,
+    Inner.FAILED: ServiceState.FAILED,
+    Inner.BLOCKED: ServiceState.BLOCKED,
+    Inner.SKIPPED: ServiceState.SKIPPED,
+    Inner.WITHDRAWN: ServiceState.SKIPPED,
+    Inner.STOPPING: ServiceState.STOPPING,
+    Inner.STOPPED: ServiceState.STOPPED,
+}
+_STAGE: Mapping[GateState, StageState] = {
+    GateState.WAITING: StageState.PENDING,
+    GateState.CHECKING: StageState.STARTING,
+    GateState.OPEN: StageState.OPEN,
+    GateState.SKIPPED: StageState.SKIPPED,
+    GateState.FAILED: StageState.FAILED,
+}
+_RUN: Mapping[Outcome, RunState] = {
+    Outcome.RUNNING: RunState.STARTING,
+    Outcome.SUCCEEDED: RunState.UP,
+    Outcome.DEGRADED: RunState.DEGRADED,
+    Outcome.FAILED: RunState.FAILED,
+    Outcome.CANCELLED: RunState.CANCELLED,
+    Outcome.SUPERSEDED: RunState.CANCELLED,
+    Outcome.STOPPED: RunState.STOPPED,
+}
+
+
+def fleet_status(
+    engine: Engine, fleet: str, announced: Mapping[str, tuple[Instance, ...]], *, sequence: int, stopping: bool
+) -> FleetStatus:
+    """Everything about the current run at this moment; before the first run only that there is none.
+
+    Args:
+        announced: by service, the instances as they announce themselves.
+        sequence: grows with each status that is made.
+    """
+    plan = engine.plan
+    if plan is None:
+        return FleetStatus(fleet=fleet, run="", epoch=engine.epoch, sequence=sequence, state=RunState.IDLE)
+    state = _RUN[engine.outcome]
+    if stopping and state is not RunState.STOPPED:
+        state = RunState.STOPPING
+    stages = {name: plan.stages[index].name for name, index in plan.stage_of.items()}
+    services = tuple(
+        _service(engine, engine.services[name], stages.get(name, ""), announced.get(name, ())) for name in plan.services
+    )
+    settled = sum(1 for service in services if service.state is not ServiceState.WAITING) + sum(
+        1 for service in services if service.state not in (ServiceState.WAITING, ServiceState.STARTING)
+    )
+    running = engine.outcome is Outcome.RUNNING
+    return FleetStatus(
+        fleet=fleet,
+        run=engine.run,
+        epoch=engine.epoch,
+        sequence=sequence,
+        state=state,
+        started_at=engine.started_at,
+        elapsed=(engine.now if running else max(engine.finished_at, engine.started_at)) - engine.started_at,
+        progress=1.0 if not running or not services else settled / (2 * len(services)),
+        stages=tuple(_stage(engine, gate) for gate in engine.scheduler.gates),
+        services=services,
+    )
+
+
+def _service(engine: Engine, record: ServiceRecord, stage: str, announced: tuple[Instance, ...]) -> ServiceStatus:
+    state = _SERVICE[record.state]
+    waiting: tuple[str, ...] = ()
+    if record.state is Inner.QUEUED:
+        waiting = ("slot",)
+    elif record.state is Inner.WAITING and record.waits_on[1]:
+        kind, name = record.waits_on
+        waiting = (f"gate:{name}",) if kind == "gate" else (name,)
+    return ServiceStatus(
+        name=record.name,
+        stage=stage,
+        state=state,
+        critical=record.definition.critical,
+        wanted=record.definition.instances,
+        instances=tuple(
+            InstanceStatus(
+                id=instance.id,
+                state=instance.state,
+                pid=instance.pid or None,
+                health=instance.health.status,
+                reason=instance.health.reason,
+            )
+            for instance in announced
+        ),
+        attempt=record.attempt,
+        waiting_for=waiting,
+        since=record.since or None,
+        reason=record.reason,
+    )
+
+
+def _stage(engine: Engine, gate: Gate) -> StageStatus:
+    elapsed: float | None = None
+    if gate.entered_at is not None:
+        passed = gate.state.passable and gate.opened_at is not None
+        elapsed = max(0.0, (gate.opened_at if passed and gate.opened_at is not None else engine.now) - gate.entered_at)
+    waits = gate.waits_for(engine.services, engine.now) if gate.state is GateState.CHECKING else tuple(gate.unmet)
+    return StageStatus(
+        name=gate.stage.name,
+        state=_STAGE[gate.state],
+        gate=GateStatus(required=gate.stage.health_gate.required, optional=gate.stage.health_gate.optional, waiting_for=waits),
+        elapsed=elapsed,
+    )
