@@ -21,12 +21,13 @@ FabricError
 │   ├── Overloaded                  refused by the callee, retry later  not executed
 │   ├── CircuitOpen                 not tried: it failed too often      not executed
 │   ├── ValidationFailed            the arguments or the result do not fit the contract
-│   ├── Cancelled                   the caller gave up                  not executed, or stopped
+│   ├── Cancelled                   the handler was cancelled           unknown: in part, or not at all
 │   ├── InstanceLost                the callee died with it             unknown
 │   ├── LinkLost                    our link died with it               unknown
 │   ├── DeadlineExceeded            no answer in time                   unknown
 │   └── RemoteError                 the handler raised                  executed
 └── StartupError                    a run of the fleet did not reach its goal
+    ├── StartupFailed               something critical did not come up; carries the profile
     ├── StaleCommand                from a coordinator that no longer leads
     └── IllegalTransition           a life-cycle step that does not exist
 ```
@@ -171,11 +172,14 @@ class CallError(FabricError):
         method: the method.
         attempt: how many instances had been tried, from 1.
         elapsed: seconds since the call began.
+        remaining: seconds that were left of its deadline.
         executed: whether the handler ran; ``None`` is unknown.
+        ended_at: how far it got: ``caller``, ``link``, ``callee`` (refused before it ran) or ``handler``.
     """
 
-    executed: ClassVar[bool | None] = None
+    executed: bool | None = None
     summary: ClassVar[str] = "the call failed"
+    ended_at: ClassVar[str] = "caller"
 
     def __init__(
         self,
@@ -186,9 +190,10 @@ class CallError(FabricError):
         instance: str | None = None,
         attempt: int = 1,
         elapsed: float = 0.0,
+        remaining: float = 0.0,
     ) -> None:
         self.reason, self.service, self.method = reason, service, method
-        self.instance, self.attempt, self.elapsed = instance, attempt, elapsed
+        self.instance, self.attempt, self.elapsed, self.remaining = instance, attempt, elapsed, remaining
         at = f" on {instance}" if instance else ""
         super().__init__(
             f"{service}.{method}{at}: {self.summary}{': ' + reason if reason else ''} "
@@ -222,18 +227,20 @@ class ExpiredInQueue(CallError):
 
     executed = False
     summary = "expired before it ran"
+    ended_at = "callee"
     advice = "add instances, raise the method's concurrency or give the call more time"
 
 
 class Overloaded(CallError):
-    """Refused by the callee. ``retry_after`` in seconds."""
+    """Refused by the callee. ``retry_after`` in seconds; ``draining`` says that it takes no calls at all at present."""
 
     executed = False
     summary = "refused by an overloaded or draining instance"
+    ended_at = "callee"
 
-    def __init__(self, reason: str = "", *, retry_after: float = 0.0, **facts: Any) -> None:
+    def __init__(self, reason: str = "", *, retry_after: float = 0.0, draining: bool = False, **facts: Any) -> None:
         super().__init__(reason, **facts)
-        self.retry_after = retry_after
+        self.retry_after, self.draining = retry_after, draining
 
 
 class CircuitOpen(CallError):
@@ -252,15 +259,21 @@ class CircuitOpen(CallError):
 
 
 class ValidationFailed(CallError):
-    """The arguments or the result do not fit the contract. ``errors`` are pydantic's, without the input values."""
+    """The arguments or the result do not fit the contract. ``errors`` are pydantic's, without the input values.
 
-    executed = False
+    ``executed`` is ``True`` when it is the result that does not fit.
+    """
+
     summary = "does not fit the contract"
     advice = "fabric contract check compares the caller with the callee"
+    ended_at = "callee"
 
-    def __init__(self, reason: str = "", *, errors: Sequence[Mapping[str, Any]] = (), **facts: Any) -> None:
+    def __init__(
+        self, reason: str = "", *, errors: Sequence[Mapping[str, Any]] = (), executed: bool = False, **facts: Any
+    ) -> None:
         super().__init__(reason, **facts)
         self.errors = tuple(errors)
+        self.executed = executed
 
     @property
     def retryable(self) -> bool:
@@ -268,10 +281,10 @@ class ValidationFailed(CallError):
 
 
 class Cancelled(CallError):
-    """The callee stopped because the caller gave up or the callee was told to."""
+    """The handler was cancelled by something else than the end of its deadline: it ran in part, or not at all."""
 
-    executed = False
     summary = "cancelled"
+    ended_at = "handler"
 
     @property
     def retryable(self) -> bool:
@@ -282,6 +295,7 @@ class InstanceLost(CallError):
     """The instance died while it had the call: it may have run."""
 
     summary = "the instance was lost"
+    ended_at = "link"
     advice = "declare the method idempotent to have such calls retried"
 
 
@@ -289,6 +303,7 @@ class LinkLost(CallError):
     """Our link to the broker broke while the call was under way: it may have run."""
 
     summary = "the link to the broker was lost"
+    ended_at = "link"
     advice = "declare the method idempotent to have such calls retried"
 
 
@@ -296,6 +311,7 @@ class DeadlineExceeded(CallError):
     """No answer in time: it may have run."""
 
     summary = "no answer before the deadline"
+    ended_at = "link"
     advice = "is the callee slow or stuck? fabric status shows its load; a larger timeout= gives it more time"
 
 
@@ -310,6 +326,7 @@ class RemoteError(CallError):
 
     executed = True
     summary = "the handler failed"
+    ended_at = "handler"
 
     def __init__(
         self,
@@ -350,6 +367,14 @@ class ServiceError(FabricError):
 
 class StartupError(FabricError):
     """A run of the fleet did not reach its goal."""
+
+
+class StartupFailed(StartupError):
+    """Something critical did not come up. ``profile`` has all the facts, ``profile.report`` the causes."""
+
+    def __init__(self, message: str, *, profile: Any) -> None:
+        super().__init__(message)
+        self.profile = profile
 
 
 class StaleCommand(StartupError):

@@ -39,6 +39,7 @@ from fabric.startup.record import PENDING, REST, UP, Phase, ServiceRecord, Servi
 from fabric.startup.roster import Roster, World
 from fabric.startup.scheduler import Scheduler
 from fabric.startup.teardown import Teardown
+from fabric.startup.timers import Key
 
 
 class Engine:
@@ -118,6 +119,10 @@ class Engine:
         if self._scheduler is None:
             raise LookupError("no run was requested yet")
         return self._scheduler
+
+    def timers(self) -> list[tuple[Key, float]]:
+        """Every deadline that is set, by its key."""
+        return self._world.timers.items()
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Takes one event and returns what is to be done about it, in order.

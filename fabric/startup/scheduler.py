@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable
 
 from fabric.startup.admission import Admission
@@ -63,7 +62,7 @@ class Scheduler:
         self.touched = True
         self.index = {stage.name: index for index, stage in enumerate(plan.stages)}
         self._world, self._launch, self._changed = world, launch, changed
-        self._dirty: deque[tuple[str, str]] = deque()
+        self._dirty: dict[tuple[str, str], None] = {}
         self._freed_by = ""
         self._members: list[list[str]] = [[] for _ in plan.stages]
         for name, index in plan.stage_of.items():
@@ -89,7 +88,8 @@ class Scheduler:
         """Lets every change have its consequences, until there are none left."""
         while True:
             while self._dirty:
-                kind, name = self._dirty.popleft()
+                kind, name = next(iter(self._dirty))
+                del self._dirty[kind, name]
                 if kind == "gate":
                     self._gate_changed(int(name))
                     continue
@@ -113,7 +113,7 @@ class Scheduler:
         record.is_ready = record.ready_count(world.now, world.epoch) + done >= record.quorum
         record.has_started = record.started_count() >= record.quorum
         if flags != (record.has_started, record.is_ready) or name in self.plan.gates_naming:
-            self._dirty.append(("service", name))
+            self._dirty["service", name] = None
         state, reason = self._state_of(record, done)
         if state is not record.state:
             self.set(record, state, reason)
@@ -171,7 +171,8 @@ class Scheduler:
         self.touched = True
         self.last_change = because or Trigger("service", name, world.now)
         world.out.append(Progress(subject=Subject.SERVICE, name=name, state=state, reason=reason, at=world.now))
-        self._dirty.append(("service", name))
+        if (before in UP, before in DOWN) != (state in UP, state in DOWN):
+            self._dirty["service", name] = None
         self._changed(record)
 
     def requeue(self, record: ServiceRecord) -> None:
@@ -198,7 +199,8 @@ class Scheduler:
             record.met_at = None
         if waits is None:
             if record.state is not ServiceState.QUEUED:
-                record.trigger = because
+                if record.begun_at is None:
+                    record.trigger = because
                 self.set(record, ServiceState.QUEUED, "waits for a slot", because)
             return
         if record.state is not ServiceState.WAITING:
@@ -286,7 +288,7 @@ class Scheduler:
         self.last_change = Trigger("gate", gate.stage.name, world.now)
         reason = "" if state is GateState.OPEN else f"waits for {', '.join(gate.unmet)}" if gate.unmet else ""
         world.out.append(Progress(subject=Subject.GATE, name=gate.stage.name, state=state, reason=reason, at=world.now))
-        self._dirty.append(("gate", str(index)))
+        self._dirty["gate", str(index)] = None
 
     def _gate_changed(self, index: int) -> None:
         """What is behind a gate is looked at again, and the next gate is entered if this one let it be."""
@@ -322,6 +324,7 @@ class Scheduler:
         else:
             left = []
         for name in left:
+            self.last_change = Trigger("gate", stage.name, world.now)
             self._leave(world.records[name], f"stage {stage.name} ended after {stage.timeout:g} s")
         self.judge(index, Trigger("timer", stage.name, world.now))
 
@@ -342,7 +345,7 @@ class Scheduler:
                 at=self._world.now,
             )
             record.failures = [*record.failures, failure]
-        self._dirty.append(("service", record.name))
+        self._dirty["service", record.name] = None
 
 
 def is_met(edge: Edge, dependency: ServiceRecord) -> bool:

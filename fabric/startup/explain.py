@@ -1,0 +1,139 @@
+"""Why a service is not up, or why it took that long: a chain of reasons that ends where something is to be done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fabric.errors import UnknownName
+from fabric.startup.engine import Engine
+from fabric.startup.gates import Gate
+from fabric.startup.plan import edge_is_hard
+from fabric.startup.record import DOWN, REST, UP, Phase, ServiceRecord, ServiceState
+from fabric.startup.scheduler import is_met
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """One link of the chain.
+
+    Attributes:
+        subject: a service, or ``gate:STAGE``.
+        state: where it is.
+        text: what keeps it there, in one line.
+        because: what that comes from.
+    """
+
+    subject: str
+    state: str
+    text: str
+    because: tuple[Explanation, ...] = ()
+
+    def lines(self, depth: int = 0) -> list[str]:
+        """The chain as indented text."""
+        return [
+            f"{'  ' * depth}{self.subject} is {self.state}: {self.text}",
+            *(line for reason in self.because for line in reason.lines(depth + 1)),
+        ]
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+
+def explain(engine: Engine, name: str) -> Explanation:
+    """Why the service ``name`` is where it is.
+
+    Raises:
+        UnknownName: the run has no such service.
+        LookupError: there was no run yet.
+    """
+    if name not in engine.scheduler.plan.services:
+        raise UnknownName("service", name, used_by="explain", known=tuple(engine.scheduler.plan.services))
+    return _Explainer(engine).service(name, frozenset())
+
+
+class _Explainer:
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self._scheduler = engine, engine.scheduler
+
+    def service(self, name: str, above: frozenset[str]) -> Explanation:
+        record = self._engine.services[name]
+        because: tuple[Explanation, ...] = ()
+        if name not in above and record.state in (ServiceState.WAITING, ServiceState.BLOCKED):
+            because = self._obstacles(record, above | {name})
+        return Explanation(subject=name, state=record.state, text=self._text(record), because=because)
+
+    def _text(self, record: ServiceRecord) -> str:
+        now, state = self._engine.now, record.state
+        if state is ServiceState.QUEUED:
+            admission = self._scheduler.admission
+            place = admission.queue.index(record.name) + 1
+            lacking = admission.lacking(record.name)
+            short = f", and there is too little {', '.join(lacking)} left" if lacking else ""
+            return f"place {place} in the queue; slots are held by {', '.join(admission.held) or 'nobody'}{short}"
+        if state in (ServiceState.STARTING, ServiceState.UNREADY):
+            return f"attempt {record.attempt}, for {now - record.since:.1f} s of {record.definition.timeout:g} s; " + self._votes(
+                record
+            )
+        if state is ServiceState.RETRYING:
+            due = min(
+                (at for (kind, name, _), at in self._engine.timers() if (kind, name) == ("retry", record.name)), default=now
+            )
+            return f"{record.reason}; the next attempt is in {max(0.0, due - now):.1f} s"
+        if state in UP:
+            return self._took(record)
+        if state is ServiceState.FAILED:
+            tries = f" (attempt {record.attempt})" if record.attempt > 1 else ""
+            return f"{record.reason}{tries}; it will be used if it recovers by itself"
+        return record.reason or "the run has not come to it yet"
+
+    def _votes(self, record: ServiceRecord) -> str:
+        now, epoch = self._engine.now, self._engine.epoch
+        parts = []
+        for place in sorted(record.instances.values(), key=lambda place: place.id):
+            if place.id == REST:
+                parts.append(f"{place.weight} not heard of yet")
+            elif place.phase is Phase.STARTING:
+                parts.append(f"{place.id}: start() is running" if place.accepted else f"{place.id}: commanded")
+            elif place.phase is not Phase.UP:
+                parts.append(f"{place.id}: {place.phase}")
+            elif place.is_ready(now, epoch, checked=record.checked):
+                parts.append(f"{place.id}: ready")
+            else:
+                parts.append(f"{place.id}: started, votes {place.status}" + (f" ({place.said})" if place.said else ""))
+        return f"needs {record.quorum} ready; " + "; ".join(parts)
+
+    def _took(self, record: ServiceRecord) -> str:
+        if record.up_at is None or not record.spans:
+            return record.reason
+        words = {"dependency": "waited for {}", "optional": "waited for the optional {}", "gate": "waited for the gate of {}"}
+        words |= {"slot": "waited for a slot", "retry": "failed attempts", "start": "its own start", "run": "waited"}
+        parts = [f"{span.end - span.start:.1f} s {words[span.kind].format(span.on)}" for span in record.spans]
+        return f"{record.reason}, {record.up_at - self._engine.started_at:.1f} s after the run began: {', '.join(parts)}"
+
+    def _obstacles(self, record: ServiceRecord, above: frozenset[str]) -> tuple[Explanation, ...]:
+        found = []
+        for edge in self._scheduler.plan.needs[record.name]:
+            other = self._engine.services[edge.dependency]
+            if is_met(edge, other) or (edge.optional and record.waits_on != ("optional", other.name)):
+                continue
+            if other.state in DOWN and not edge_is_hard(edge, self._scheduler.plan.services):
+                continue
+            found.append(self.service(other.name, above))
+        for gate in self._scheduler.gates[: self._scheduler.plan.stage_of.get(record.name, 0)]:
+            if not gate.state.passable:
+                found.append(self._gate(gate, above))
+                break
+        return tuple(found)
+
+    def _gate(self, gate: Gate, above: frozenset[str]) -> Explanation:
+        now, epoch = self._engine.now, self._engine.epoch
+        waits = gate.waits_for(self._engine.services, now)
+        parts = []
+        for name in waits:
+            record = self._engine.services[name]
+            parts.append(f"{name} ({gate.counted(record, now, epoch)} of {gate.needed(record)})")
+        text = f"waits for {', '.join(parts)}" if parts else "has what it needs"
+        if gate.timed_out:
+            text += f"; its {gate.stage.timeout:g} s are over"
+        because = tuple(self.service(name, above) for name in waits if name not in above)
+        return Explanation(subject=f"gate:{gate.stage.name}", state=gate.state, text=text, because=because)

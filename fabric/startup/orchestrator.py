@@ -1,0 +1,326 @@
+"""Brings a fleet up and down: the engine, joined to a clock, a journal and the participants."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+
+from fabric.clock import Clock, SystemClock
+from fabric.errors import FabricError, StartupError
+from fabric.startup.definition import ServiceDefinition
+from fabric.startup.engine import Engine
+from fabric.startup.events import (
+    CancelRequested,
+    Command,
+    CommandLost,
+    Event,
+    LeadershipTaken,
+    Outcome,
+    Progress,
+    RunFinished,
+    RunRequested,
+    SetTimer,
+    ShutdownRequested,
+    TimerDue,
+)
+from fabric.startup.explain import Explanation, explain
+from fabric.startup.graph import ServiceDependencyGraph
+from fabric.startup.measure import profile_of
+from fabric.startup.participants import Journal, Participants
+from fabric.startup.plan import make_plan
+from fabric.startup.profile import StartupProfile
+from fabric.startup.stages import RunOptions, StartupStage
+
+Watch = Callable[[Progress], None]
+"""Called in the event loop at each change that a user sees. Must not block or raise."""
+
+
+class StartupOrchestrator:
+    """Starts the services of ``graph`` through ``participants``.
+
+    Use it as ``async with``, or call ``aclose`` in the end. It works in the background from the first ``startup`` on and
+    goes on watching after that: what fails or recovers later is dealt with as in the run.
+
+    Args:
+        graph: who needs whom.
+        participants: how commands go out and reports come in.
+        clock: where time comes from.
+        journal: where every event is kept before anything is done about it; None keeps nothing.
+        epoch: the fencing number of this leader.
+        durations: seconds that services took before, to order the queue and to judge timeouts.
+        watch: told about every change.
+    """
+
+    def __init__(
+        self,
+        graph: ServiceDependencyGraph | Mapping[str, ServiceDefinition],
+        participants: Participants,
+        *,
+        clock: Clock | None = None,
+        journal: Journal | None = None,
+        epoch: int = 0,
+        durations: Mapping[str, float] | None = None,
+        watch: Watch | None = None,
+    ) -> None:
+        self.graph = graph if isinstance(graph, ServiceDependencyGraph) else ServiceDependencyGraph(graph)
+        self.engine = Engine(epoch=epoch)
+        self._participants, self._journal = participants, journal
+        self._clock: Clock = clock if clock is not None else SystemClock()
+        # Times of the engine are comparable between machines, yet don't jump when this machine's clock is set.
+        self._origin = self._clock.time() - self._clock.monotonic()
+        self._durations = dict(durations or {})
+        self._watch = watch
+        self._inbox: asyncio.Queue[tuple[Event, float]] = asyncio.Queue()
+        self._outboxes: dict[str, asyncio.Queue[Command]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._worker: asyncio.Task[None] | None = None
+        self._timer: asyncio.Task[None] | None = None
+        self._unlisten: Callable[[], None] | None = None
+        self._ends: dict[str, asyncio.Future[StartupProfile]] = {}
+        self._down: asyncio.Future[None] | None = None
+        self._closed = False
+
+    async def __aenter__(self) -> StartupOrchestrator:
+        self._open()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.aclose()
+
+    async def startup(
+        self,
+        stages: Sequence[StartupStage] = (),
+        *,
+        parallel: bool = True,
+        skip_optional: bool = False,
+        abort_on_failure: bool = False,
+        slots: int | None = None,
+        budgets: Mapping[str, float] | None = None,
+        run: str | None = None,
+    ) -> StartupProfile:
+        """Brings everything up and returns when the run has ended, well or not.
+
+        A run that is under way is superseded; its ``startup`` returns too.
+
+        Args:
+            stages: the gates in between; without any, dependencies alone decide.
+            parallel, skip_optional, abort_on_failure, slots, budgets: see ``RunOptions``.
+            run: the id of the run; a new one otherwise.
+
+        Returns:
+            The profile, whatever the outcome: ``profile.ok`` says whether everything critical is up, ``profile.report``
+            what went wrong, and ``profile.raise_for_outcome()`` raises ``StartupFailed`` if it is not.
+
+        Raises:
+            ConfigurationError: the fleet or the stages can't be started like this; nothing was started.
+            StartupError: it was closed, or the journal failed.
+        """
+        options = RunOptions(
+            parallel=parallel,
+            slots=slots,
+            budgets=budgets or {},
+            skip_optional=skip_optional,
+            abort_on_failure=abort_on_failure,
+        )
+        request = RunRequested(
+            run=run or uuid.uuid4().hex[:12],
+            services=tuple(self.graph.services.values()),
+            stages=tuple(stages),
+            options=options,
+            durations=self._durations,
+        )
+        make_plan(request)
+        self._open()
+        end: asyncio.Future[StartupProfile] = asyncio.get_running_loop().create_future()
+        self._ends[request.run] = end
+        self._receive(request)
+        try:
+            return await end
+        finally:
+            self._ends.pop(request.run, None)
+
+    async def shutdown(self, reason: str = "shut down") -> None:
+        """Stops everything, dependents before what they need, also what has not finished starting.
+
+        Returns when all of it has stopped or has used up its time to stop.
+        """
+        if self._worker is None or self.engine.plan is None or self.engine.outcome is Outcome.STOPPED:
+            return
+        if self._down is None or self._down.done():
+            self._down = asyncio.get_running_loop().create_future()
+            self._receive(ShutdownRequested(reason=reason))
+        await asyncio.shield(self._down)
+
+    def cancel(self, reason: str = "cancelled") -> None:
+        """Ends the run: nothing more is started, what is starting is stopped, what is ready stays. Its startup returns."""
+        if self._worker is not None:
+            self._receive(CancelRequested(reason=reason))
+
+    def explain(self, name: str) -> Explanation:
+        """Why the service is not up, or why it took that long.
+
+        Raises:
+            UnknownName: there is no such service.
+            LookupError: there was no run yet.
+        """
+        return explain(self.engine, name)
+
+    def profile(self) -> StartupProfile:
+        """The profile of the current run as far as it has come.
+
+        Raises:
+            LookupError: there was no run yet.
+        """
+        return profile_of(self.engine, history=self._durations)
+
+    def take_over(self, entries: Sequence[tuple[Event, float]], *, epoch: int) -> None:
+        """Goes on where another orchestrator ended: replays its journal, then asks every instance where it stands.
+
+        Nothing that the journal holds is done again; what was commanded and not reported is commanded again under the same
+        attempt, which the agents answer with what they recorded.
+
+        Args:
+            entries: the events of the journal with their times, oldest first.
+            epoch: of this leader, higher than any before.
+        """
+        for event, at in entries:
+            self.engine.handle(event, at)
+        self._open()
+        self._receive(LeadershipTaken(epoch=epoch))
+
+    async def aclose(self) -> None:
+        """Ends all work in the background and stops nothing of the fleet. Runs that wait end with StartupError."""
+        self._closed = True
+        if self._unlisten is not None:
+            self._unlisten()
+            self._unlisten = None
+        tasks = [task for task in (self._worker, self._timer, *self._tasks) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._give_up(StartupError("the orchestrator was closed before the run had ended"))
+
+    # ------------------------------------------------------------ the loop
+
+    def _open(self) -> None:
+        if self._closed:
+            raise StartupError("the orchestrator is closed; make a new one")
+        if self._worker is None:
+            self._unlisten = self._participants.listen(self._receive)
+            self._worker = asyncio.get_running_loop().create_task(self._work(), name="startup-orchestrator")
+
+    def _receive(self, event: Event) -> None:
+        self._inbox.put_nowait((event, self._now()))
+
+    def _now(self) -> float:
+        return self._origin + self._clock.monotonic()
+
+    async def _work(self) -> None:
+        try:
+            while True:
+                event, now = await self._inbox.get()
+                if self._journal is not None:
+                    await self._journal.append(event, now)
+                self._handle(event, now)
+        except FabricError as error:
+            self._give_up(error)
+        except Exception as error:
+            self._give_up(StartupError(f"the orchestrator broke: {error!r}"))
+            raise
+
+    def _handle(self, event: Event, now: float) -> None:
+        running = self.engine.plan is not None and self.engine.outcome is Outcome.RUNNING
+        # A run that is superseded can be described only before the next one takes its place.
+        before = profile_of(self.engine) if running and isinstance(event, RunRequested) else None
+        for action in self.engine.handle(event, now):
+            if isinstance(action, Command):
+                self._post(action)
+            elif isinstance(action, SetTimer):
+                self._arm(action.at)
+            elif isinstance(action, Progress):
+                if self._watch is not None:
+                    self._watch(action)
+            else:
+                self._ended(action, before)
+        if isinstance(event, RunRequested):
+            self._answer_repeat(event)
+
+    def _answer_repeat(self, event: RunRequested) -> None:
+        """A run that ended before is not run again; who asks for it gets what became of it."""
+        if event.run != self.engine.run:
+            reason = f"run {self.engine.run} took over"
+            self._ended(RunFinished(run=event.run, outcome=Outcome.SUPERSEDED, reason=reason, at=self.engine.now), None)
+        elif self.engine.outcome is not Outcome.RUNNING:
+            outcome, reason = self.engine.outcome, self.engine.reason
+            self._ended(RunFinished(run=event.run, outcome=outcome, reason=reason, at=self.engine.now), None)
+
+    def _ended(self, finished: RunFinished, before: StartupProfile | None) -> None:
+        if finished.outcome is Outcome.STOPPED and self._down is not None and not self._down.done():
+            self._down.set_result(None)
+        if finished.run == self.engine.run:
+            profile = profile_of(self.engine, history=self._durations)
+            self._durations.update(profile.durations)
+        elif before is not None and before.run == finished.run:
+            profile = dataclasses.replace(before, outcome=finished.outcome, reason=finished.reason)
+        else:
+            profile = StartupProfile(
+                run=finished.run,
+                outcome=finished.outcome,
+                reason=finished.reason,
+                started_at=finished.at,
+                makespan=0.0,
+                services=(),
+            )
+        end = self._ends.get(finished.run)
+        if end is not None and not end.done():
+            end.set_result(profile)
+
+    def _give_up(self, error: FabricError) -> None:
+        for end in self._ends.values():
+            if not end.done():
+                end.set_exception(error)
+        if self._down is not None and not self._down.done():
+            self._down.set_exception(error)
+            # Nobody may be waiting for it any more.
+            self._down.exception()
+
+    def _arm(self, at: float | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if at is not None:
+            self._timer = asyncio.get_running_loop().create_task(self._ring(at), name="startup-timer")
+
+    async def _ring(self, at: float) -> None:
+        await self._clock.sleep(at - self._now())
+        self._receive(TimerDue())
+
+    def _post(self, command: Command) -> None:
+        """Commands to one service go out in order; those to different services don't wait for each other."""
+        outbox = self._outboxes.get(command.service)
+        if outbox is None:
+            outbox = self._outboxes[command.service] = asyncio.Queue()
+            task = asyncio.get_running_loop().create_task(self._send_all(outbox), name=f"startup-{command.service}")
+            self._tasks.add(task)
+        outbox.put_nowait(command)
+
+    async def _send_all(self, outbox: asyncio.Queue[Command]) -> None:
+        while True:
+            command = await outbox.get()
+            try:
+                async with asyncio.timeout(command.timeout):
+                    await self._participants.send(command)
+            except Exception as error:
+                # Whatever it was, nobody has the command, and the run must not wait for it.
+                reason = str(error) or f"not handed over in {command.timeout:g} s"
+                lost = CommandLost(
+                    kind=command.kind,
+                    service=command.service,
+                    instance=command.instance,
+                    attempt=command.attempt,
+                    reason=reason,
+                )
+                self._receive(lost)
