@@ -18,7 +18,7 @@ Step = Annotated[int, Field(ge=-1_000_000_000, le=1_000_000_000)]
 class CacheSettings(BaseSettings):
     """From the environment, prefix ``CACHE_``; see ``CacheLimits``. More entries cost memory, fewer cost hits."""
 
-    model_config = SettingsConfigDict(env_prefix="CACHE_")
+    model_config = SettingsConfigDict(env_prefix="CACHE_", env_ignore_empty=True)
 
     entries: int = Field(default=10_000, ge=1)
     total_bytes: int = Field(default=64 * 1024 * 1024, ge=1)

@@ -47,7 +47,7 @@ class Database:
     def __init__(self, path: Path, migrations: Sequence[Migration]) -> None:
         self.path = path
         self._migrations = tuple(migrations)
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
+        self._thread: ThreadPoolExecutor | None = None
         self._connection: sqlite3.Connection | None = None
 
     async def open(self) -> int:
@@ -56,6 +56,8 @@ class Database:
         Raises:
             SchemaTooNew, sqlite3.Error, OSError.
         """
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -63,13 +65,16 @@ class Database:
 
         When the caller is cancelled the work is still finished, so whether it happened is unknown to the caller.
         """
+        if self._thread is None:
+            raise sqlite3.ProgrammingError("the database is not open")
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._transact, work)
 
     async def aclose(self) -> None:
-        """Finish what was begun and close the file. Idempotent."""
-        if self._connection is not None:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
-        self._thread.shutdown(wait=False)
+        """Finish what was begun and close the file; it may be opened again. Idempotent."""
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            await asyncio.get_running_loop().run_in_executor(thread, self._close)
+            thread.shutdown(wait=False)
 
     def _open(self) -> int:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,8 +118,7 @@ class Database:
 
     def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
         connection = self._connection
-        if connection is None:
-            raise sqlite3.ProgrammingError("the database is not open")
+        assert connection is not None
         connection.execute("BEGIN IMMEDIATE")
         try:
             answer = work(connection)

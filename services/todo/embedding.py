@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Annotated, Final
 
 from pydantic import Field
-from pydantic_settings import BaseSettings
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fabric import Health, Service, rpc
 from services.todo.contracts import Embeddings
@@ -69,6 +69,8 @@ class EmbeddingSettings(BaseSettings):
             not; for measuring how a fleet with a real model comes up.
         embedding_dimensions: see ``HashedEmbedding``.
     """
+
+    model_config = SettingsConfigDict(env_ignore_empty=True)
 
     startup_warmup_seconds: float = Field(default=0.0, ge=0, le=600)
     embedding_dimensions: int = Field(default=384, ge=16, le=4096)

@@ -35,26 +35,28 @@ class EventStore(Service):
     """Between looks for events that another instance stored and did not come to publish."""
 
     def __init__(self) -> None:
-        self._tasks = Tasks(self.name)
+        self._tasks: Tasks | None = None
         self._appended = asyncio.Event()
         self._trouble = ""
 
     async def start(self) -> None:
         self._database = self.hub.proxy(PrismaService)
         await self._database.read_all(limit=1)
+        self._tasks = Tasks(self.name)
         self._tasks.start(self._relay(), "outbox relay")
 
     async def stop(self) -> None:
-        await self._tasks.aclose()
+        if self._tasks is not None:
+            await self._tasks.aclose()
 
     async def check_health(self) -> Health:
         try:
-            facts = await self.hub.proxy(PrismaService, timeout=2.0).facts()
+            page = await self.hub.proxy(PrismaService, timeout=2.0).read_all(limit=1)
         except FabricError as error:
             return Health.bad(f"the database does not answer: {error}")
         if self._trouble:
-            return Health.bad(f"{facts.unpublished} events are stored and not published: {self._trouble}")
-        return Health.ok(events=facts.events, unpublished=facts.unpublished)
+            return Health.bad(f"events are stored and not published: {self._trouble}", last_position=page.last)
+        return Health.ok(last_position=page.last)
 
     @rpc(idempotent=True, timeout=10.0)
     async def append(self, request: AppendEvents) -> Appended:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from fabric.errors import FabricError
 from fabric.tasks import Tasks
@@ -32,26 +33,30 @@ class Follower:
 
     def __init__(self, owner: str, read: Reader, apply: Applier, *, interval: float) -> None:
         """``interval``: seconds between looks at the store without being told of an event."""
-        self._tasks = Tasks(owner)
+        self._owner = owner
+        self._tasks: Tasks | None = None
         self._read, self._apply, self._interval = read, apply, interval
         self._turn = asyncio.Lock()
         self.position = 0
         self.trouble = ""
-        """Why the last look at the store failed; empty when it did not."""
+        """Why following failed the last time; empty when it did not. What readers ask for in between does not count, for
+        they may give up for reasons of their own."""
 
     def start(self) -> None:
         """Keep up by itself until ``aclose``."""
+        self._tasks = Tasks(self._owner)
         self._tasks.start(self._keep_up(), "follow the events")
 
     async def take(self, event: RecordedEvent) -> None:
         """A published event. Returns when it is applied; raises what reading or applying raised."""
-        async with self._turn:
-            if event.position <= self.position:
-                return
-            if event.position == self.position + 1:
-                await self._advance((event,))
-        if event.position > self.position:
-            await self.catch_up()
+        if event.position <= self.position:
+            return
+        with self._noting():
+            async with self._turn:
+                if event.position == self.position + 1:
+                    await self._advance((event,))
+            if event.position > self.position:
+                await self.catch_up()
 
     async def catch_up(self) -> None:
         """Apply what the store has beyond our position; raises what reading or applying raised."""
@@ -71,14 +76,23 @@ class Follower:
             self.position = position
 
     async def aclose(self) -> None:
-        await self._tasks.aclose()
+        if self._tasks is not None:
+            await self._tasks.aclose()
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            self.trouble = str(error)
+            raise
+        self.trouble = ""
 
     async def _keep_up(self) -> None:
         while True:
             try:
-                await self.catch_up()
-                self.trouble = ""
+                with self._noting():
+                    await self.catch_up()
             except FabricError as error:
-                self.trouble = str(error)
                 _log.warning("behind the events since position %d: %s", self.position, error)
             await asyncio.sleep(self._interval)

@@ -37,7 +37,7 @@ class GatewaySettings(BaseSettings):
         rate: requests per minute and client; 0 is no limit.
     """
 
-    model_config = SettingsConfigDict(env_prefix="API_GATEWAY_")
+    model_config = SettingsConfigDict(env_prefix="API_GATEWAY_", env_ignore_empty=True)
 
     host: str = "127.0.0.1"
     port: int = Field(default=0, ge=0, le=65_526)

@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 from pydantic import AliasChoices, Field
-from pydantic_settings import BaseSettings
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fabric import Health, Service, ServiceError, rpc
 from services.todo.fleet_contracts import POLICY_CHANGED, PolicyChange, PolicySet, ServiceName, TrafficPolicy
@@ -16,7 +16,9 @@ from services.todo.policies import RevisionConflict, changed, load, policy_of, s
 class MeshSettings(BaseSettings):
     """From the environment. The policies are in ``policies.json`` in ``data_dir`` (``FABRIC_DATA_DIR``)."""
 
-    data_dir: Path = Field(default=Path(".fabric/todo"), validation_alias=AliasChoices("FABRIC_DATA_DIR", "data_dir"))
+    model_config = SettingsConfigDict(env_ignore_empty=True)
+
+    data_dir: Path = Field(default=Path(".fabric/todo/data"), validation_alias=AliasChoices("FABRIC_DATA_DIR", "data_dir"))
 
 
 class ServiceMesh(Service):

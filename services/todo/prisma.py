@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AliasChoices, Field
-from pydantic_settings import BaseSettings
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fabric import Health, Service, ServiceError, rpc
 from fabric.clock import Clock, SystemClock
@@ -41,7 +41,9 @@ class PrismaSettings(BaseSettings):
         database: ``TODO_DATABASE``, the file; by default ``todo.sqlite3`` in ``data_dir``.
     """
 
-    data_dir: Path = Field(default=Path(".fabric/todo"), validation_alias=AliasChoices("FABRIC_DATA_DIR", "data_dir"))
+    model_config = SettingsConfigDict(env_ignore_empty=True)
+
+    data_dir: Path = Field(default=Path(".fabric/todo/data"), validation_alias=AliasChoices("FABRIC_DATA_DIR", "data_dir"))
     database: Path | None = Field(default=None, validation_alias=AliasChoices("TODO_DATABASE", "database"))
 
     @property

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from pydantic import Field
-from pydantic_settings import BaseSettings
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fabric import Health, Service, on_event, rpc
 from fabric.errors import FabricError
@@ -49,6 +49,8 @@ class RagSettings(BaseSettings):
         startup_warmup_seconds: time that ``start`` spends as if it loaded a model from disk; for measuring how a fleet with
             a real one comes up.
     """
+
+    model_config = SettingsConfigDict(env_ignore_empty=True)
 
     startup_warmup_seconds: float = Field(default=0.0, ge=0, le=600)
 

@@ -29,7 +29,7 @@ class VectorStoreSettings(BaseSettings):
         namespaces: how many there may be.
     """
 
-    model_config = SettingsConfigDict(env_prefix="VECTORS_")
+    model_config = SettingsConfigDict(env_prefix="VECTORS_", env_ignore_empty=True)
 
     capacity: int = Field(default=20_000, ge=1, le=1_000_000)
     namespaces: int = Field(default=32, ge=1, le=10_000)
@@ -47,6 +47,8 @@ class VectorStore(Service):
 
     def __init__(self, settings: VectorStoreSettings | None = None) -> None:
         self._settings = settings or VectorStoreSettings()
+
+    async def start(self) -> None:
         self._indexes: dict[str, VectorIndex] = {}
         self._born = uuid.uuid4().hex
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vectors")
