@@ -13,6 +13,7 @@ import sys
 import time
 
 from benchmarks.peers import Echo, peer
+from fabric.loop import run
 
 PAYLOAD = "x" * 200
 
@@ -92,9 +93,9 @@ def main() -> None:
     parser.add_argument("--lone-seconds", type=float, default=1.0)
     options = parser.parse_args()
     if options.side == "serve":
-        asyncio.run(_serve(options.name, options.url))
+        run(_serve(options.name, options.url))
     else:
-        asyncio.run(_load(options.name, options.url, options.in_flight, options.seconds, options.lone_seconds))
+        run(_load(options.name, options.url, options.in_flight, options.seconds, options.lone_seconds))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from fabric.config import Settings
 from fabric.coordination.agent import Agent
 from fabric.errors import ConfigurationError
 from fabric.hub import Hub
+from fabric.loop import run
 from fabric.service import Service
 
 
@@ -93,4 +94,4 @@ def lifeline_of_environment() -> int | None:
 def host_from_environment(target: str) -> None:
     """``host`` with ``FABRIC_MANAGED`` and ``FABRIC_LIFELINE_FD``; blocks until it ends."""
     managed = os.environ.get("FABRIC_MANAGED", "") in ("1", "true", "yes")
-    asyncio.run(host(load_service(target), managed=managed, lifeline=lifeline_of_environment()))
+    run(host(load_service(target), managed=managed, lifeline=lifeline_of_environment()))

@@ -25,7 +25,7 @@ class Layer:
 
 
 LAYERS = (
-    Layer(name="foundation", members=("errors", "config", "clock", "health", "tasks"), below=()),
+    Layer(name="foundation", members=("errors", "config", "clock", "health", "loop", "tasks"), below=()),
     Layer(name="wire", members=("wire",), below=("foundation",)),
     # Observing is asked for by routing and everything above it, so it may know no more than what a message is.
     Layer(name="observe", members=("observe",), below=("foundation", "wire")),
@@ -40,9 +40,12 @@ LAYERS = (
             "caller",
             "context",
             "dead_letters",
+            "detector",
             "dispatcher",
+            "pending",
             "presence",
             "proxy",
+            "replies",
             "served",
             "subscriber",
         ),
