@@ -13,8 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 from fabric import Hub, Service, on_broadcast, on_event
+from fabric.coordination.coordinator import PROGRESS
+from fabric.coordination.status import FleetStatus, InstanceStatus, RunState
 from fabric.errors import FabricError
-from fabric.routing.instance import Instance, InstanceState
+from fabric.routing.instance import Instance
 from services.todo.aggregate import COMPLETED
 from services.todo.contracts import RecordedEvent, TextInsight, TodoPage, TodoQuery
 from services.todo.fleet_contracts import POLICY_CHANGED, GatewayAddress, PolicyChange, TrafficPolicy
@@ -37,6 +39,7 @@ class Visitor(Service):
     def __init__(self) -> None:
         self.completed: asyncio.Queue[RecordedEvent] = asyncio.Queue()
         self.policies: asyncio.Queue[TrafficPolicy] = asyncio.Queue()
+        self.progress: asyncio.Queue[FleetStatus] = asyncio.Queue()
 
     @on_event(COMPLETED)
     async def on_completed(self, event: RecordedEvent) -> None:
@@ -45,6 +48,10 @@ class Visitor(Service):
     @on_broadcast(POLICY_CHANGED)
     async def on_policy(self, policy: TrafficPolicy) -> None:
         self.policies.put_nowait(policy)
+
+    @on_broadcast(PROGRESS)
+    async def on_progress(self, status: FleetStatus) -> None:
+        self.progress.put_nowait(status)
 
 
 class Tour:
@@ -130,25 +137,21 @@ class Tour:
         if calls.failed:
             raise TourFailed(f"{len(calls.failed)} of {calls.ended} calls failed as {victim.id} was killed: {calls.failed[0]}")
         self._say(f"kill -9     {victim.id} while it was being called: all {calls.ended} calls were answered")
-        again = await self._back(victim)
+        again = await self._whole_again(victim)
         self._say(f"            {again.id} is back after {time.monotonic() - killed_at:.1f} s, as process {again.pid}")
 
-    async def _back(self, victim: Instance) -> Instance:
-        """The instance that took the victim's place."""
-        changed = asyncio.Event()
-        unwatch = self._hub.registry.watch(lambda _: changed.set())
+    async def _whole_again(self, victim: Instance) -> InstanceStatus:
+        """Waits until the coordinator says that the fleet is up, with the instance that took the victim's place."""
         try:
             async with asyncio.timeout(30.0):
                 while True:
-                    changed.clear()
-                    for instance in self._hub.registry.instances(victim.service):
-                        if instance.id == victim.id and instance.pid != victim.pid and instance.state is InstanceState.RUNNING:
+                    status = await self._visitor.progress.get()
+                    instances = [instance for service in status.services for instance in service.instances]
+                    for instance in instances:
+                        if status.state is RunState.UP and instance.id == victim.id and instance.pid not in (None, victim.pid):
                             return instance
-                    await changed.wait()
         except TimeoutError:
             raise TourFailed(f"{victim.id} was not started again") from None
-        finally:
-            unwatch()
 
 
 class Calls:
