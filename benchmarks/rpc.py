@@ -46,7 +46,10 @@ def _server(name: str, url: str) -> Iterator[psutil.Process]:
 
 
 def _cpu(process: psutil.Process) -> float:
-    times = process.cpu_times()
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:  # somebody else's broker, which ended meanwhile
+        return 0.0
     return float(times.user + times.system)
 
 
