@@ -225,12 +225,16 @@ class Link:
             await asyncio.gather(closing, return_exceptions=True)
         await self.abort("closed by us")
 
-    async def abort(self, reason: str) -> None:
-        """Drop the socket, and see that aiormq's tasks end. Never raises."""
+    def drop(self, reason: str) -> None:
+        """Let go of the socket at once."""
         if not self.lost.done():
             self.lost.set_result(reason)
         self.wire.lanes.clear()
         self.wire.abort()
+
+    async def abort(self, reason: str) -> None:
+        """``drop``, and see that aiormq's tasks end. Never raises."""
+        self.drop(reason)
         if self._question is not None:
             self._question.cancel()
             await asyncio.gather(self._question, return_exceptions=True)

@@ -99,6 +99,9 @@ class Session:
         await asyncio.gather(self.publish.close(timeout=timeout), self.consume.close(timeout=timeout))
 
     async def abort(self, reason: str) -> None:
+        """Never raises. Whoever is cancelled while waiting for it has let go of both links all the same."""
+        self.publish.drop(reason)
+        self.consume.drop(reason)
         await asyncio.gather(self.publish.abort(reason), self.consume.abort(reason))
 
 
