@@ -14,11 +14,12 @@ if TYPE_CHECKING:  # what type checkers see; at run time each name is imported w
     from fabric.hub import Hub
     from fabric.routing.registry import ServiceRegistry
     from fabric.service import Service
+    from fabric.startup.default_fleet import DEFAULT_STARTUP_STAGES, SERVICE_DEPENDENCIES
     from fabric.startup.definition import ServiceDefinition
     from fabric.startup.graph import ServiceDependencyGraph
     from fabric.startup.orchestrator import StartupOrchestrator
     from fabric.startup.profile import StartupProfile
-    from fabric.startup.stages import DEFAULT_STARTUP_STAGES, SERVICE_DEPENDENCIES, StartupStage
+    from fabric.startup.stages import StartupStage
     from fabric.wire.message import Priority, ServiceMessage
 
 __version__ = "0.1.0"
@@ -26,12 +27,12 @@ __version__ = "0.1.0"
 _HOMES = {
     "ConfigurationError": "fabric.errors",
     "CallError": "fabric.errors",
-    "DEFAULT_STARTUP_STAGES": "fabric.startup.stages",
+    "DEFAULT_STARTUP_STAGES": "fabric.startup.default_fleet",
     "FabricError": "fabric.errors",
     "Health": "fabric.health",
     "Hub": "fabric.hub",
     "Priority": "fabric.wire.message",
-    "SERVICE_DEPENDENCIES": "fabric.startup.stages",
+    "SERVICE_DEPENDENCIES": "fabric.startup.default_fleet",
     "Service": "fabric.service",
     "ServiceDefinition": "fabric.startup.definition",
     "ServiceDependencyGraph": "fabric.startup.graph",

@@ -75,6 +75,7 @@ def test_the_image_runs_what_was_tested() -> None:
         "pyproject.toml",
         "Makefile",
         "Dockerfile",
+        "docker-compose.yml",
         ".pre-commit-config.yaml",
         ".ci/run",
     ],
