@@ -19,6 +19,9 @@ BATCH: Final = "application/vnd.fabric.batch+msgpack"
 OVERHEAD: Final = 5
 """Bytes that a batch adds to each message at most, and to the whole."""
 
+_SMALLEST: Final = 9
+_FEW: Final = 1024
+
 _pack = msgpack.Packer(autoreset=True).pack
 
 
@@ -36,8 +39,10 @@ def split(body: bytes, content_type: str) -> Sequence[bytes]:
     """
     if content_type != BATCH:
         return (body,)
+    # Nothing that small can be a message: a megabyte of empty ones would only keep us busy with refusing them.
+    most = max(_FEW, len(body) // _SMALLEST)
     try:
-        parts = msgpack.unpackb(body, raw=True, max_map_len=0, max_ext_len=0, max_str_len=0)
+        parts = msgpack.unpackb(body, raw=True, max_array_len=most, max_map_len=0, max_ext_len=0, max_str_len=0)
     except Exception as error:
         raise InvalidMessage(f"not a batch: {type(error).__name__}") from error
     if type(parts) is not list or not all(type(part) is bytes for part in parts):
