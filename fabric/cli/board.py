@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from fabric.cli.lines import telling_reason
 from fabric.coordination.status import FleetStatus, ServiceStatus, StageStatus
 
 _LOOKS: Final = {
@@ -127,7 +128,7 @@ def _of_service(service: ServiceStatus, now: float) -> tuple[Text, Text, Text, T
         facts.append(f"attempt {service.attempt}")
     if service.waiting_for and service.state in ("waiting", "blocked"):
         facts.append(f"for {', '.join(service.waiting_for)}")
-    if service.reason and service.state not in ("ready", "waiting"):
-        facts.append(service.reason)
+    if reason := telling_reason(service):
+        facts.append(reason)
     took = f"{max(0.0, now - (service.since or now)):.1f} s" if busy else ""
     return Text(" "), name, Text(service.state, style), Text(took, "dim", justify="right"), Text("; ".join(facts), "dim")

@@ -27,9 +27,9 @@ class Lines:
         names = [*(service.name for service in status.services), *(stage.name for stage in status.stages)]
         width = max(map(len, names), default=0)
         for service in status.services:
-            if self._is_new("service", service.name, f"{service.state} {service.attempt} {service.reason}", service.state):
+            if self._is_new("service", service.name, _of_service(service), service.state):
                 self._write(f"{head} {service.name:<{width}}  {_of_service(service)}".rstrip())
-        for stage in status.stages:
+        for stage in () if status.state in ("stopping", "stopped") else status.stages:
             if self._is_new("stage", stage.name, stage.state, stage.state):
                 waiting = f", waiting for {', '.join(stage.gate.waiting_for)}" if stage.gate.waiting_for else ""
                 self._write(f"{head} {stage.name:<{width}}  stage {stage.state}{waiting}")
@@ -59,4 +59,10 @@ def _of_service(service: ServiceStatus) -> str:
     text = " ".join(parts)
     if service.waiting_for and service.state in ("waiting", "blocked"):
         text += f", for {', '.join(service.waiting_for)}"
-    return f"{text}: {service.reason}" if service.reason and service.state not in ("ready", "waiting") else text
+    return f"{text}: {reason}" if (reason := telling_reason(service)) else text
+
+
+def telling_reason(service: ServiceStatus) -> str:
+    """Its reason where the state alone does not say all."""
+    again = service.state == "starting" and service.attempt > 1
+    return service.reason if again or service.state in ("failed", "blocked", "skipped") else ""
