@@ -28,6 +28,8 @@ class EmbeddedTransport(LinkedTransport):
         topology: its exchanges are declared on connecting.
         instance: written into the history of failures; random if not given.
         max_body: bytes that one message may have; the broker may allow less.
+        patience: seconds without a sign of life from the broker after which the link is given up. Less notices a stopped
+            broker sooner; more bears a machine that is very busy.
         backoff: between attempts to connect again.
         clock: for these waits.
         chance: for their jitter.
@@ -40,12 +42,13 @@ class EmbeddedTransport(LinkedTransport):
         *,
         instance: str | None = None,
         max_body: int = DEFAULT_MAX_BODY,
+        patience: float = 4.0,
         backoff: Backoff | None = None,
         clock: Clock | None = None,
         chance: random.Random | None = None,
     ) -> None:
         self.id = MessageIds().next()
-        self._path, self._instance = str(path), instance or self.id
+        self._path, self._instance, self._patience = str(path), instance or self.id, patience
         super().__init__(
             "embedded",
             topology,
@@ -60,7 +63,7 @@ class EmbeddedTransport(LinkedTransport):
         loop = asyncio.get_running_loop()
         try:
             _, link = await loop.create_unix_connection(
-                lambda: EmbeddedLink(client, id=self.id, instance=self._instance), self._path
+                lambda: EmbeddedLink(client, id=self.id, instance=self._instance, patience=self._patience), self._path
             )
         except PermissionError as error:
             raise ConfigurationError(f"the broker's socket {self._path} belongs to another user") from error

@@ -23,8 +23,7 @@ from fabric.transports.memory_broker import Outcome
 from fabric.transports.memory_session import Verb
 from fabric.wire.message import Priority
 
-_TICK = 1.0
-_MOST_SILENT_TICKS = 4
+_SILENT_TICKS = 4
 _MOST_POSTED = 8 * 1024 * 1024
 _LEAVE = 4.0
 _OUTCOMES = tuple(Outcome)
@@ -32,13 +31,21 @@ _PRIORITIES = tuple(Priority)
 
 
 class EmbeddedLink(asyncio.Protocol):
-    """See ``Link``. When nothing comes it asks for a sign of life each second, and gives up after four without one."""
+    """See ``Link``.
 
-    def __init__(self, client: Client, *, id: str, instance: str) -> None:
+    Args:
+        client: told what happens.
+        id: of its transport.
+        instance: for the history of failures.
+        patience: seconds without a sign of life after which the link is given up; it asks for one in time.
+    """
+
+    def __init__(self, client: Client, *, id: str, instance: str, patience: float) -> None:
         self.closed = False
         self.blocked_by = ""
         self.max_body = 0
         self._client, self._id, self._instance = client, id, instance
+        self._tick_seconds = patience / _SILENT_TICKS
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._writer: FrameWriter
@@ -146,7 +153,7 @@ class EmbeddedLink(asyncio.Protocol):
         self._transport = transport
         self._writer = FrameWriter(transport)
         self._writer.write(Word.HELLO, VERSION, self._id, self._instance)
-        self._tick = self._loop.call_later(_TICK, self._listen)
+        self._tick = self._loop.call_later(self._tick_seconds, self._listen)
 
     def data_received(self, data: bytes) -> None:
         self._silent_ticks = 0
@@ -209,13 +216,13 @@ class EmbeddedLink(asyncio.Protocol):
     def _listen(self) -> None:
         """Counts turns of the loop rather than seconds: a process that was busy itself has heard nothing either."""
         self._tick = None
-        if self._silent_ticks >= _MOST_SILENT_TICKS:
+        if self._silent_ticks >= _SILENT_TICKS:
             self._give_up("no sign of life from the broker")
             return
         if self._silent_ticks:
             self._writer.write(Word.ASK, 0, Verb.PING, ())
         self._silent_ticks += 1
-        self._tick = self._loop.call_later(_TICK, self._listen)
+        self._tick = self._loop.call_later(self._tick_seconds, self._listen)
 
     def _give_up(self, reason: str) -> None:
         if not self.closed:

@@ -12,10 +12,24 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import Any, Protocol
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Protocol, Self
 
+from fabric.transports.backoff import Backoff
 from fabric.transports.base import Transport
+from fabric.transports.embedded import EmbeddedTransport
+from fabric.transports.embedded_frames import Word
+from fabric.transports.embedded_server import EmbeddedServer
+from fabric.transports.memory import DEFAULT_MAX_BODY, MemoryNetwork, MemoryTransport
+from fabric.transports.memory_broker import Outcome
 from fabric.transports.topology import Topology
+from fabric.wire.message import Priority
+from tests.contract.raw_client import RawClient
+
+_BACKOFF = Backoff(first=0.02, most=0.2)
+_PATIENCE = 1.0
 
 
 class Ability(enum.StrEnum):
@@ -91,3 +105,89 @@ class Backend(Protocol):
     async def publish_foreign(self, exchange: str, key: str, body: bytes, *, headers: Mapping[str, Any]) -> None:
         """Publish past our own checks, as another program on the broker would, and return when the broker has it."""
         ...
+
+
+class MemoryBackend:
+    """Harm is done through the network object."""
+
+    name = "memory"
+    missing: ClassVar[Mapping[Ability, str]] = {}
+
+    def __init__(self, network: MemoryNetwork | None = None) -> None:
+        self.network = network or MemoryNetwork(client_patience=_PATIENCE)
+        self.topology = Topology("suite")
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        await self._stack.enter_async_context(self.network)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._stack.aclose()
+
+    async def transport(self, *, connect: bool = True, max_body: int | None = None) -> Transport:
+        made = self._made(DEFAULT_MAX_BODY if max_body is None else max_body)
+        self._stack.push_async_callback(made.aclose)
+        if connect:
+            await made.connect(timeout=5)
+        return made
+
+    async def cut(self, transport: Transport) -> None:
+        self.network.cut(_known(transport))
+
+    async def pause(self, transport: Transport) -> None:
+        self.network.pause(_known(transport))
+
+    async def resume(self, transport: Transport) -> None:
+        self.network.resume(_known(transport))
+
+    async def block(self) -> None:
+        self.network.block()
+
+    async def unblock(self) -> None:
+        self.network.unblock()
+
+    async def delete_queue(self, name: str) -> None:
+        assert self.network.delete_queue(name)
+
+    async def restart(self) -> None:
+        self.network.restart()
+
+    async def go_down(self) -> None:
+        self.network.go_down()
+
+    async def come_up(self) -> None:
+        self.network.come_up()
+
+    async def publish_foreign(self, exchange: str, key: str, body: bytes, *, headers: Mapping[str, Any]) -> None:
+        self.network.broker.publish(exchange, key, body, Priority.NORMAL, "text/plain", headers, None, None, None)
+
+    def _made(self, max_body: int) -> MemoryTransport | EmbeddedTransport:
+        return MemoryTransport(self.network, self.topology, max_body=max_body, backoff=_BACKOFF)
+
+
+class EmbeddedBackend(MemoryBackend):
+    """The same network behind a socket, which the faults break or stop."""
+
+    name = "embedded"
+
+    def __init__(self, path: Path) -> None:
+        self.server = EmbeddedServer(path)
+        super().__init__(self.server.network)
+
+    async def __aenter__(self) -> Self:
+        await self._stack.enter_async_context(self.server)
+        return self
+
+    async def publish_foreign(self, exchange: str, key: str, body: bytes, *, headers: Mapping[str, Any]) -> None:
+        async with RawClient(self.server.path) as client:
+            client.say(Word.PUBLISH, 1, exchange, key, body, Priority.NORMAL, "text/plain", dict(headers), None, None)
+            assert await client.hear() == [Word.CONFIRM, 1, Outcome.TAKEN]
+
+    def _made(self, max_body: int) -> MemoryTransport | EmbeddedTransport:
+        return EmbeddedTransport(self.server.path, self.topology, max_body=max_body, backoff=_BACKOFF, patience=_PATIENCE)
+
+
+def _known(transport: Transport) -> MemoryTransport | EmbeddedTransport:
+    assert isinstance(transport, MemoryTransport | EmbeddedTransport)
+    return transport
