@@ -10,23 +10,15 @@ from typing import ClassVar
 from fabric.contract import rpc
 from fabric.coordination.fleet import Fleet
 from fabric.coordination.participants import BusParticipants
-from fabric.coordination.status import FleetStatus, ProcessExit, UpOptions
-from fabric.coordination.view import fleet_status
-from fabric.errors import ServiceError
+from fabric.coordination.status import FleetStatus, ProcessExit, RunState, UpOptions
+from fabric.coordination.view import fleet_status, with_profile
+from fabric.errors import ServiceError, StartupError, UnknownName
 from fabric.health import Health
 from fabric.service import Service
-from fabric.startup.driver import Driver
-from fabric.startup.engine import Engine
-from fabric.startup.events import (
-    Action,
-    CancelRequested,
-    LeadershipTaken,
-    Outcome,
-    ProcessExited,
-    RunRequested,
-    ShutdownRequested,
-)
-from fabric.startup.stages import RunOptions
+from fabric.startup.events import ProcessExited, Progress
+from fabric.startup.orchestrator import StartupOrchestrator
+from fabric.startup.profile import StartupProfile
+from fabric.tasks import Tasks
 
 _log = logging.getLogger("fabric.coordinator")
 
@@ -49,35 +41,40 @@ class Coordinator(Service):
 
     def __init__(self, fleet: Fleet, *, autostart: UpOptions | None = None) -> None:
         self._fleet, self._autostart = fleet, autostart
-        self._engine = Engine()
-        self._driver: Driver | None = None
         self._participants: BusParticipants | None = None
-        self._sequence = 0
-        self._stopping = False
+        self._orchestrator: StartupOrchestrator | None = None
+        self._tasks = Tasks("coordinator")
         self._changed = asyncio.Event()
         self._broadcasting: asyncio.TimerHandle | None = None
-        self._runs = 0
+        self._profile: StartupProfile | None = None
+        self._sequence = self._runs = 0
+        self._stopping = False
 
     async def start(self) -> None:
         self._participants = BusParticipants(self.hub)
         await self._participants.open()
-        self._driver = Driver(self._engine, self._participants, clock=self.hub.clock, changed=self._take_changes)
-        self._driver.open()
         # Without a journal the time of this process's start fences: a later coordinator has a higher number.
-        await self._driver.tell(LeadershipTaken(epoch=self.hub.incarnation))
+        self._orchestrator = StartupOrchestrator(
+            self._fleet.graph,
+            self._participants,
+            clock=self.hub.clock,
+            epoch=self.hub.incarnation,
+            watch=self._take_progress,
+        )
         if self._autostart is not None:
             await self._begin(self._autostart)
 
     async def stop(self) -> None:
         if self._broadcasting is not None:
             self._broadcasting.cancel()
-        if self._driver is not None:
-            await self._driver.aclose()
+        if self._orchestrator is not None:
+            await self._orchestrator.aclose()
+        await self._tasks.aclose()
         if self._participants is not None:
             await self._participants.aclose()
 
     async def check_health(self) -> Health:
-        return Health.ok(f"leads with epoch {self._engine.epoch}")
+        return Health.ok(f"leads with epoch {self.hub.incarnation}")
 
     @rpc(timeout=10.0)
     async def up(self, options: UpOptions) -> FleetStatus:
@@ -93,58 +90,90 @@ class Coordinator(Service):
     async def down(self) -> FleetStatus:
         """Stop everything in reverse order; returns when it is stopped."""
         self._stopping = True
-        await self._told().tell(ShutdownRequested())
-        while self._engine.plan is not None and self._engine.outcome is not Outcome.STOPPED:
-            self._changed.clear()
-            await self._changed.wait()
+        await self._leading().shutdown()
         return self._status()
 
     @rpc(idempotent=True, timeout=10.0)
     async def cancel(self, reason: str = "cancelled") -> FleetStatus:
         """Start nothing more and stop what is still starting; what is ready stays."""
-        await self._told().tell(CancelRequested(reason=reason))
+        self._leading().cancel(reason)
         return self._status()
+
+    @rpc(idempotent=True, timeout=10.0)
+    async def explain(self, service: str) -> str:
+        """Why a service is not up, or why it took that long: one line a reason, indented by cause."""
+        try:
+            return str(self._leading().explain(service))
+        except UnknownName as error:
+            raise ServiceError(str(error), code="coordinator.unknown-service") from error
+        except LookupError as error:
+            raise ServiceError("there was no run yet", code="coordinator.no-run") from error
 
     @rpc(idempotent=True, timeout=10.0)
     async def process_exited(self, exit: ProcessExit) -> None:
         """A supervisor saw a process end."""
-        await self._told().tell(
-            ProcessExited(service=exit.service, instance=exit.instance, code=exit.code, tail="\n".join(exit.log))
-        )
+        if self._participants is not None:
+            self._participants.tell(
+                ProcessExited(service=exit.service, instance=exit.instance, code=exit.code, tail="\n".join(exit.log))
+            )
 
     async def _begin(self, options: UpOptions) -> None:
+        orchestrator = self._leading()
         self._runs += 1
         self._stopping = False
+        self._profile = None
         run = f"{self._fleet.name}-{self.hub.incarnation:x}-{self._runs}"
-        await self._told().tell(
-            RunRequested(
-                run=run,
-                services=self._fleet.definitions,
-                stages=self._fleet.stages,
-                options=RunOptions(
-                    parallel=options.parallel,
-                    slots=options.slots or self._fleet.slots,
-                    budgets=self._fleet.budgets,
-                    skip_optional=options.skip_optional,
-                    abort_on_failure=options.abort_on_failure,
-                ),
-            )
-        )
+        self._tasks.start(self._run(orchestrator, run, options), f"run {run}")
+        while orchestrator.engine.run != run:
+            self._changed.clear()
+            await self._changed.wait()
 
-    def _told(self) -> Driver:
-        if self._driver is None:
+    async def _run(self, orchestrator: StartupOrchestrator, run: str, options: UpOptions) -> None:
+        try:
+            profile = await orchestrator.startup(
+                self._fleet.stages,
+                parallel=options.parallel,
+                skip_optional=options.skip_optional,
+                abort_on_failure=options.abort_on_failure,
+                slots=options.slots or self._fleet.slots,
+                budgets=self._fleet.budgets,
+                run=run,
+            )
+        except StartupError as error:
+            _log.warning("run %s: %s", run, error)
+            return
+        if orchestrator.engine.run == run:
+            self._profile = profile
+            self._tell_everybody()
+
+    def _leading(self) -> StartupOrchestrator:
+        if self._orchestrator is None:
             raise ServiceError("the coordinator is not up yet", code="coordinator.not-up", retryable=True)
-        return self._driver
+        return self._orchestrator
 
     def _status(self) -> FleetStatus:
         self._sequence += 1
-        announced = {
-            name: self.hub.registry.instances(name) for name in (self._engine.plan.services if self._engine.plan else ())
-        }
-        return fleet_status(self._engine, self._fleet.name, announced, sequence=self._sequence, stopping=self._stopping)
+        engine = self._leading().engine
+        names = engine.plan.services if engine.plan is not None else ()
+        status = fleet_status(
+            engine,
+            self._fleet.name,
+            {name: self.hub.registry.instances(name) for name in names},
+            sequence=self._sequence,
+            stopping=self._stopping,
+        )
+        if self._profile is not None:
+            return with_profile(status, self._profile)
+        if engine.plan is not None and status.state.is_settled and not self._stopping:
+            # The run has ended, and what came of it is being written down: whoever waits for the end gets both at once.
+            return status.model_copy(update={"state": RunState.STARTING})
+        return status
 
-    def _take_changes(self, actions: list[Action]) -> None:
+    def _take_progress(self, progress: Progress) -> None:
         self._changed.set()
+        self._tell_everybody()
+
+    def _tell_everybody(self) -> None:
         if self._broadcasting is None:
             self._broadcasting = asyncio.get_running_loop().call_later(PROGRESS_PAUSE, self._broadcast)
 

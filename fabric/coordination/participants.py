@@ -83,21 +83,21 @@ class BusParticipants:
             if isinstance(message, InvalidMessage) or message.method != REPORT:
                 continue
             try:
-                self._tell(read_report(message, now))
+                self.tell(read_report(message, now))
             except InvalidMessage as error:
                 _log.warning("refused a report of %s: %s", message.instance, error)
 
     def _changed(self, event: RegistryEvent) -> None:
         instance = event.instance
         if event.happening is Happening.JOINED:
-            self._tell(_joined(instance))
+            self.tell(_joined(instance))
             kept = self._newest.get(instance.service, {})
             command = kept.get(instance.id) or kept.get(None)
             if command is not None and command.kind is CommandKind.START:
                 self._tasks.start(self._repeat(command), f"repeat {command.kind} to {instance.id}")
         elif event.happening is Happening.LOST:
             # One that left said so at the beginning of its stop; that it has stopped it reports itself.
-            self._tell(
+            self.tell(
                 InstanceLost(
                     service=instance.service, instance=instance.id, reason=event.reason, incarnation=instance.incarnation
                 )
@@ -109,7 +109,8 @@ class BusParticipants:
         except NoRoute:
             _log.debug("%s went away again before its command", command.service)
 
-    def _tell(self, event: Event) -> None:
+    def tell(self, event: Event) -> None:
+        """Something about an instance that came in another way, such as from the supervisor of its process."""
         for receive in tuple(self._receivers):
             receive(event)
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import orjson
+
 from fabric.coordination.status import (
+    FailureReport,
     FleetStatus,
     GateStatus,
     InstanceStatus,
@@ -18,6 +21,7 @@ from fabric.routing.instance import Instance
 from fabric.startup.engine import Engine
 from fabric.startup.events import Outcome
 from fabric.startup.gates import Gate, GateState
+from fabric.startup.profile import StartupProfile
 from fabric.startup.record import ServiceRecord
 from fabric.startup.record import ServiceState as Inner
 
@@ -133,4 +137,26 @@ def _stage(engine: Engine, gate: Gate) -> StageStatus:
         state=_STAGE[gate.state],
         gate=GateStatus(required=gate.stage.health_gate.required, optional=gate.stage.health_gate.optional, waiting_for=waits),
         elapsed=elapsed,
+    )
+
+
+def with_profile(status: FleetStatus, profile: StartupProfile) -> FleetStatus:
+    """The same status after the start has ended."""
+    causes = profile.report.roots or profile.report.unhealthy if profile.report is not None else ()
+    return status.model_copy(
+        update={
+            "profile": orjson.loads(profile.to_json()),
+            "report": tuple(
+                FailureReport(
+                    service=cause.name,
+                    critical=cause.critical,
+                    reason=cause.reason,
+                    attempts=cause.attempts,
+                    blocked=cause.waiting,
+                    advice=cause.advice,
+                    log=tuple(cause.tail.splitlines()),
+                )
+                for cause in causes
+            ),
+        }
     )
