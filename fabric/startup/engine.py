@@ -35,7 +35,7 @@ from fabric.startup.events import (
 )
 from fabric.startup.gates import GateState
 from fabric.startup.plan import Plan, make_plan
-from fabric.startup.record import PENDING, REST, UP, Phase, ServiceRecord, ServiceState, Trigger
+from fabric.startup.record import PENDING, REST, SETTLED, UP, Phase, ServiceRecord, ServiceState, Trigger
 from fabric.startup.roster import Roster, World
 from fabric.startup.scheduler import Scheduler
 from fabric.startup.teardown import Teardown
@@ -351,6 +351,10 @@ class Engine:
             stopping = any(record.state is ServiceState.STOPPING for record in self.services.values())
             return (Outcome.RUNNING, "") if stopping else self._ending
         if scheduler.unsettled or any(gate.state is GateState.CHECKING for gate in scheduler.gates):
+            return Outcome.RUNNING, ""
+        late = self.outcome is not Outcome.RUNNING
+        if late and any(self.services[name].state not in SETTLED for name in scheduler.plan.rank):
+            # What the run left behind is still under way: wait for it before saying how things are now.
             return Outcome.RUNNING, ""
         down: list[str] = []
         lesser: list[str] = []

@@ -127,12 +127,13 @@ class Scheduler:
             return ServiceState.COMPLETED, "it ended well"
         if record.is_ready and not record.job:
             missing = f", without {', '.join(record.missing)}" if record.missing else ""
-            return ServiceState.READY, f"{record.quorum} of {record.definition.instances} ready{missing}"
-        if not record.attempt and state in PENDING | {ServiceState.WITHDRAWN}:
+            return (
+                ServiceState.READY,
+                f"{record.ready_count(self._world.now, self._world.epoch)} of {record.definition.instances} ready{missing}",
+            )
+        if state in PENDING or state is ServiceState.WITHDRAWN:
             return same
         if record.reachable() < record.quorum:
-            if state is ServiceState.WITHDRAWN:
-                return same
             return ServiceState.FAILED, record.failures[-1].reason if record.failures else "too few instances are left"
         active = record.count(Phase.STARTING, Phase.UP)
         if state in (ServiceState.READY, ServiceState.UNREADY) and active:

@@ -96,12 +96,13 @@ class Simulation:
         Returns:
             Its end, or None if ``until`` came first or nothing more would ever happen: then the run hangs.
         """
-        self.tell(request)
-        return self.run_on(until=until)
-
-    def run_on(self, *, until: float = math.inf) -> RunFinished | None:
-        """Goes on until the next end of a run."""
         seen = len(self.actions)
+        self.tell(request)
+        return self.run_on(until=until, seen=seen)
+
+    def run_on(self, *, until: float = math.inf, seen: int | None = None) -> RunFinished | None:
+        """Goes on until the next end of a run, after the first ``seen`` actions or after all there were so far."""
+        seen = len(self.actions) if seen is None else seen
         while True:
             for _, action in self.actions[seen:]:
                 if isinstance(action, RunFinished):
