@@ -4,351 +4,165 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from fabric.clock import Clock
 from fabric.config import Settings
 from fabric.context import current_call
-from fabric.errors import (
-    CallError,
-    CallNotSent,
-    DeadlineExceeded,
-    FabricError,
-    InstanceLost,
-    LinkLost,
-    NoInstance,
-    NoRoute,
-    NotSent,
-)
+from fabric.errors import CallError, CallNotSent, NoInstance
+from fabric.pending import PendingRequests
 from fabric.presence import Presence
-from fabric.routing.balancing import Strategy, strategy
-from fabric.routing.outcomes import Facts, outcome
-from fabric.routing.registry import Endpoint, Happening, RegistryEvent, ServiceRegistry
-from fabric.routing.retry import RetryBudget, RetryPolicy
-from fabric.transports.base import LinkEvent, LinkState, Transport
-from fabric.transports.outbox import Outbox, Parcel
-from fabric.transports.topology import Topology
-from fabric.wire import codec
-from fabric.wire.message import MessageIds, MessageType, Priority, ServiceMessage
+from fabric.routing.balancing import strategy
+from fabric.routing.instance import Instance, InstanceState
+from fabric.routing.outcomes import Facts
+from fabric.routing.registry import Endpoint, ServiceRegistry
+from fabric.routing.retry import RetryBudget, RetryPolicy, goes_elsewhere
+from fabric.routing.route import Route
+from fabric.wire.message import Priority
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
-    """Whom a call is for: exactly one of ``service`` and ``capability``; ``instance`` pins it to one process."""
-
-    service: str | None = None
-    capability: str | None = None
-    instance: str | None = None
-
-    @property
-    def label(self) -> str:
-        return self.service if self.service is not None else f"capability:{self.capability}"
-
-
-class Pending:
-    """A request that has left and has no answer yet. It is also its own parcel in the outbox."""
-
-    __slots__ = ("deadline", "endpoint", "epoch", "facts", "future", "id", "started", "timer")
-
-    def __init__(
-        self, id: str, endpoint: Endpoint, facts: Facts, future: asyncio.Future[Any], started: float, deadline: float
-    ) -> None:
-        self.id, self.endpoint, self.facts, self.future = id, endpoint, facts, future
-        self.started, self.deadline = started, deadline
-        self.epoch: int | None = None
-        self.timer: asyncio.TimerHandle | None = None
-
-    @property
-    def wanted(self) -> bool:
-        return not self.future.done()
-
-    def fail(self, error: BaseException) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
+LONGEST = 86_400.0
+"""Seconds that a call may take at most, whatever is asked for: every call ends."""
 
 
 class Caller:
-    """Makes calls over a transport and matches the answers. Owned by a hub."""
+    """Makes calls. Owned by a hub."""
 
     def __init__(
         self,
-        transport: Transport,
-        topology: Topology,
+        pending: PendingRequests,
         registry: ServiceRegistry,
         presence: Presence,
         settings: Settings,
         *,
-        source: str,
-        address: str,
-        ids: MessageIds,
         clock: Clock,
         retry: RetryPolicy,
         balancing: str,
         chance: random.Random,
     ) -> None:
-        self._transport, self._topology, self._registry, self._presence = transport, topology, registry, presence
-        self._settings, self._source, self._address, self._ids, self._clock = settings, source, address, ids, clock
-        self._retry, self._balancing, self._chance = retry, balancing, chance
-        self._limits = codec.Limits(message_bytes=settings.max_message_bytes)
-        self._pending: dict[str, Pending] = {}
-        self._strategies: dict[str, Strategy] = {}
-        self._budgets: dict[str, RetryBudget] = {}
-        self._outbox = Outbox(transport, sent=self._sent, failed=self._failed, max_batch_bytes=settings.max_batch_bytes)
-        self._unwatch = (transport.watch(self._link_changed), registry.watch(self._registry_changed))
-        self.late_answers = 0
+        self._pending, self._registry, self._presence = pending, registry, presence
+        self._settings, self._clock, self._chance = settings, clock, chance
+        self._retry, self._balancing = retry, balancing
+        self._services: dict[str, Route] = {}
+        self._capabilities: dict[str, Route] = {}
+        self._closing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        strategy(balancing)  # an unknown one is refused here, not at the first call
 
-    @property
-    def pending(self) -> int:
-        return len(self._pending)
+    def to_service(self, name: str) -> Route:
+        """The route to a service; one for as long as this caller lives."""
+        route = self._services.get(name)
+        if route is None:
+            route = self._services[name] = self._route(name, None)
+        return route
 
-    def waiting_on(self, older_than: float) -> set[str]:
-        """Instances that owe an answer for more than that many seconds."""
-        before = asyncio.get_running_loop().time() - older_than
-        return {pending.endpoint.id for pending in self._pending.values() if pending.started < before}
+    def to_capability(self, name: str) -> Route:
+        route = self._capabilities.get(name)
+        if route is None:
+            route = self._capabilities[name] = self._route(None, name)
+        return route
+
+    def _route(self, service: str | None, capability: str | None) -> Route:
+        return Route(
+            service,
+            capability,
+            registry=self._registry,
+            strategy=strategy(self._balancing),
+            budget=RetryBudget(self._retry),
+        )
 
     async def call(
         self,
-        target: Target,
+        route: Route,
         method: str,
         payload: Any,
         *,
-        timeout: float | None,
-        priority: Priority,
-        idempotent: bool | None,
-        headers: dict[str, Any] | None,
+        instance: str | None = None,
+        timeout: float | None = None,
+        priority: Priority = Priority.NORMAL,
+        idempotent: bool | None = None,
+        headers: dict[str, Any] | None = None,
     ) -> Any:
         """The answer's payload as it came.
+
+        Args:
+            instance: only this one; otherwise whom the route chooses.
 
         Raises:
             CallError: see the table of outcomes in docs/delivery.md.
         """
         now = asyncio.get_running_loop().time
-        facts = Facts(target.label, method, now())
-        limit = await self._limit(target, method, timeout, facts)
-        deadline = facts.started + limit
-        budget = self._budget(target.label)
-        budget.deposit()
+        started = now()
+        facts = Facts(route.label, method, started, started + self._limit(route, method, timeout, started))
+        route.budget.deposit()
         tried: set[str] = set()
         while True:
+            endpoint: Endpoint | None = None
             try:
-                endpoint = await self._choose(target, facts, tried, deadline)
+                if self._closing.done():
+                    raise CallNotSent("the hub is closed", **facts.at(now()))
+                if instance is not None:
+                    endpoint = self._one(route, instance)
+                else:
+                    endpoint = route.choose(tried) or await self._find(route, facts)
                 facts.instance = endpoint.id
-                return await self._attempt(endpoint, method, payload, facts, deadline, priority, headers)
+                return await self._pending.ask(endpoint, method, payload, facts, priority, headers)
             except CallError as error:
-                known = idempotent if idempotent is not None else self._is_idempotent(tried, facts.instance, method, target)
-                if not self._retry.allows(error, idempotent=known):
+                if endpoint is None or self._closing.done():
                     raise
-                pause = self._retry.pause(error, self._chance)
-                if now() + pause >= deadline or (not isinstance(error, NoInstance) and not budget.withdraw()):
+                if idempotent is None:
+                    idempotent = endpoint.instance.methods.get(method, {}).get("idempotent") is True
+                pause = self._pause(error, route, idempotent=idempotent, pinned=instance is not None)
+                if pause is None or now() + pause >= facts.deadline:
                     raise
-                if isinstance(error, NoInstance) and error.instance is None:
-                    raise
-                if facts.instance is not None:
-                    tried.add(facts.instance)
+                tried.add(endpoint.id)
                 if pause:
-                    await asyncio.sleep(pause)
+                    await asyncio.wait((self._closing,), timeout=pause)
                 facts.attempt += 1
 
-    async def _limit(self, target: Target, method: str, timeout: float | None, facts: Facts) -> float:
+    def _pause(self, error: CallError, route: Route, *, idempotent: bool, pinned: bool) -> float | None:
+        """Seconds before another attempt; None when there is to be none."""
+        if not self._retry.allows(error, idempotent=idempotent) or (pinned and isinstance(error, NoInstance)):
+            return None
+        if not goes_elsewhere(error) and not route.budget.withdraw():
+            return None
+        return self._retry.pause(error, self._chance)
+
+    def _limit(self, route: Route, method: str, timeout: float | None, started: float) -> float:
         """Seconds for the whole call: what the caller says, else the method, else the default; never past the deadline of
         the call that this one is part of."""
         if timeout is None:
-            offered = self._candidates(target)
-            options = offered[0].instance.methods.get(method) if offered else None
-            timeout = options.get("timeout") if options is not None else None
-            if not isinstance(timeout, (int, float)) or timeout <= 0:
-                timeout = self._settings.call_timeout
+            declared = route.option(method, "timeout")
+            timeout = declared if isinstance(declared, (int, float)) and declared > 0 else self._settings.call_timeout
         outer = current_call()
         if outer is not None and outer.deadline is not None:
             timeout = min(timeout, outer.deadline - self._clock.time())
-        if timeout <= 0:
-            raise DeadlineExceeded("the time was used up before the call began", **facts.at(facts.started))
+        timeout = min(timeout, LONGEST)
+        if not timeout > 0:  # nor not a number
+            facts = Facts(route.label, method, started, started)
+            raise CallNotSent("the time was used up before the call began", **facts.at(started))
         return timeout
 
-    def _candidates(self, target: Target) -> list[Endpoint]:
-        if target.service is not None:
-            return self._registry.candidates(target.service)
-        assert target.capability is not None
-        return self._registry.candidates_by_capability(target.capability)
+    def _one(self, route: Route, instance: str) -> Endpoint:
+        """The instance that the caller named. Nobody need have heard of it: the broker says whether it is there."""
+        known = self._registry.get(instance)
+        if known is not None and known.instance.service == route.service:
+            return known
+        unheard = Instance(service=str(route.service), id=instance, incarnation=0, state=InstanceState.RUNNING)
+        return Endpoint(unheard, self._clock.monotonic())
 
-    async def _choose(self, target: Target, facts: Facts, tried: set[str], deadline: float) -> Endpoint:
-        candidates = self._candidates(target)
-        if target.instance is not None:
-            candidates = [endpoint for endpoint in candidates if endpoint.id == target.instance]
-        if not candidates:
-            reason = await self._presence.find(target.service, target.capability, deadline)
-            candidates = self._candidates(target)
-            if target.instance is not None:
-                candidates = [endpoint for endpoint in candidates if endpoint.id == target.instance]
-            if not candidates:
-                facts.instance = None
-                raise NoInstance(reason, **facts.at(asyncio.get_running_loop().time()))
-        if tried:
-            candidates = [endpoint for endpoint in candidates if endpoint.id not in tried] or candidates
-        chooser = self._strategies.get(target.label)
-        if chooser is None:
-            chooser = self._strategies[target.label] = strategy(self._balancing)
-        return chooser.choose(candidates)
-
-    async def _attempt(
-        self,
-        endpoint: Endpoint,
-        method: str,
-        payload: Any,
-        facts: Facts,
-        deadline: float,
-        priority: Priority,
-        headers: dict[str, Any] | None,
-    ) -> Any:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        id = self._ids.next()
-        data = codec.encode(
-            ServiceMessage(
-                id,
-                MessageType.REQUEST,
-                self._source,
-                self._address,
-                endpoint.instance.service,
-                method,
-                payload,
-                priority,
-                None,
-                self._clock.time() + deadline - now,
-                facts.attempt,
-                self._address,
-                None,
-                headers,
-            ),
-            self._limits,
+    async def _find(self, route: Route, facts: Facts) -> Endpoint:
+        now = asyncio.get_running_loop().time
+        reason = await self._presence.find(
+            route.service, route.capability, lambda: bool(route.candidates()), deadline=facts.deadline
         )
-        pending = Pending(id, endpoint, facts, loop.create_future(), now, deadline)
-        pending.timer = loop.call_at(deadline, self._expire, pending)
-        self._pending[id] = pending
-        endpoint.pending += 1
-        try:
-            self._outbox.put(self._topology.rpc, endpoint.id, priority, data, pending)
-            return await pending.future
-        except (asyncio.CancelledError, DeadlineExceeded):
-            if pending.epoch is not None:
-                self._cancel(pending)
-            raise
-        except NotSent as error:
-            raise CallNotSent(str(error), **facts.at(loop.time())) from error
-        finally:
-            pending.future.cancel()
-            pending.timer.cancel()
-            self._pending.pop(id, None)
-            endpoint.pending -= 1
+        endpoint = None if self._closing.done() else route.choose(frozenset())
+        if endpoint is not None:
+            return endpoint
+        facts.instance = None
+        kind = CallNotSent if self._closing.done() or now() >= facts.deadline else NoInstance
+        raise kind(reason, **facts.at(now()))
 
-    def answer(self, message: ServiceMessage) -> None:
-        """Take a response."""
-        pending = self._pending.get(message.correlation_id or "")
-        if pending is None or pending.future.done():
-            self.late_answers += 1
-            return
-        if message.error is None:
-            pending.future.set_result(message.payload)
-        else:
-            pending.fail(outcome(message.error, self._facts(pending)))
-
-    def _facts(self, pending: Pending) -> dict[str, Any]:
-        return pending.facts.at(asyncio.get_running_loop().time())
-
-    def _expire(self, pending: Pending) -> None:
-        if pending.epoch is None:
-            where = f"still waiting to be sent, the link is {self._transport.state}"
-            pending.fail(CallNotSent(where, **self._facts(pending)) if self._never_left(pending) else self._late(pending))
-        else:
-            pending.fail(self._late(pending))
-
-    def _never_left(self, pending: Pending) -> bool:
-        return self._transport.state is not LinkState.READY
-
-    def _late(self, pending: Pending) -> DeadlineExceeded:
-        return DeadlineExceeded(**self._facts(pending))
-
-    def _cancel(self, pending: Pending) -> None:
-        message = ServiceMessage(
-            self._ids.next(),
-            MessageType.CANCEL,
-            self._source,
-            self._address,
-            pending.endpoint.instance.service,
-            pending.facts.method,
-            priority=Priority.HIGH,
-            correlation_id=pending.id,
-        )
-        if self._transport.state is not LinkState.CLOSED:
-            self._transport.post(self._topology.rpc, pending.endpoint.id, codec.encode(message), priority=Priority.HIGH)
-
-    def _sent(self, parcels: Sequence[Parcel]) -> None:
-        epoch = self._transport.epoch
-        for parcel in parcels:
-            assert isinstance(parcel, Pending)
-            parcel.epoch = epoch
-
-    def _failed(self, parcels: Sequence[Parcel], error: FabricError) -> None:
-        for parcel in parcels:
-            assert isinstance(parcel, Pending)
-            if parcel.wanted:
-                parcel.fail(self._unsent(parcel, error))
-        if isinstance(error, NoRoute):
-            self._registry.lose(error.key, "its inbox is gone from the broker")
-
-    def _unsent(self, pending: Pending, error: FabricError) -> CallError:
-        facts = self._facts(pending)
-        match error:
-            case NoRoute():
-                made: CallError = NoInstance("it went away", **facts)
-            case NotSent():
-                made = CallNotSent(str(error), **facts)
-            case _:
-                made = LinkLost(str(error), **facts)
-        made.__cause__ = error
-        return made
-
-    def _registry_changed(self, event: RegistryEvent) -> None:
-        if event.happening is not Happening.LOST:
-            return
-        for pending in list(self._pending.values()):
-            if pending.endpoint.id == event.instance.id:
-                self.lost(pending, event.reason)
-
-    def lose(self, instance: str, reason: str) -> None:
-        """An instance that may be unknown to the registry by now is gone: nobody answers what it had."""
-        self._registry.lose(instance, reason)
-        for pending in list(self._pending.values()):
-            if pending.endpoint.id == instance:
-                self.lost(pending, reason)
-
-    def lost(self, pending: Pending, reason: str) -> None:
-        if pending.epoch is None and pending.wanted:
-            return  # still in the outbox: the broker will say whether it can be delivered
-        pending.fail(InstanceLost(reason, **self._facts(pending)))
-
-    def _link_changed(self, event: LinkEvent) -> None:
-        """Answers to what was sent over an older link may have been dropped in between."""
-        for pending in list(self._pending.values()):
-            if pending.epoch is not None and (pending.epoch < event.epoch or event.state is LinkState.CLOSED):
-                pending.fail(LinkLost(event.reason, **self._facts(pending)))
-
-    def _is_idempotent(self, tried: set[str], instance: str | None, method: str, target: Target) -> bool:
-        endpoint = self._registry.get(instance) if instance is not None else None
-        offered = [endpoint] if endpoint is not None else self._candidates(target)
-        return any(e.instance.methods.get(method, {}).get("idempotent") is True for e in offered)
-
-    def _budget(self, label: str) -> RetryBudget:
-        budget = self._budgets.get(label)
-        if budget is None:
-            budget = self._budgets[label] = RetryBudget(self._retry)
-        return budget
-
-    async def aclose(self) -> None:
-        for unwatch in self._unwatch:
-            unwatch()
-        for pending in list(self._pending.values()):
-            pending.fail(LinkLost("the hub was closed", **self._facts(pending)))
-        await self._outbox.aclose()
+    def close(self) -> None:
+        """End every call under way, in a typed way, and refuse further ones."""
+        if not self._closing.done():
+            self._closing.set_result(None)
+        self._pending.close("the hub was closed")

@@ -60,6 +60,10 @@ class EventOptions:
         concurrency: handlers that run at once in one instance; also the prefetch, so it bounds what a crash redelivers.
         max_attempts: deliveries before an event is dead-lettered.
         retry_delays: seconds before each further delivery; the last one repeats.
+        timeout: seconds that the handlers of one event may take; longer counts as a failure. Below RabbitMQ's 30 minutes.
+        unique_for: seconds in which this instance does not handle an event of the same id again. 0 handles what comes.
+
+    Handlers of one group have one queue, so all but ``patterns`` and ``concurrency`` must be the same for them.
     """
 
     patterns: tuple[str, ...]
@@ -67,12 +71,20 @@ class EventOptions:
     concurrency: int = 20
     max_attempts: int = 5
     retry_delays: tuple[float, ...] = (0.2, 1.0, 5.0, 30.0)
+    timeout: float = 300.0
+    unique_for: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.patterns or not all(self.patterns):
             raise ConfigurationError("on_event needs at least one topic")
-        if self.concurrency < 1 or self.max_attempts < 1:
-            raise ConfigurationError("concurrency and max_attempts must be at least 1")
+        if not 1 <= self.concurrency <= 65_535 or self.max_attempts < 1:
+            raise ConfigurationError("concurrency must be 1 to 65535, and max_attempts at least 1")
+        if not self.retry_delays or not all(0 <= delay < 86_400 for delay in self.retry_delays):
+            raise ConfigurationError("retry_delays must be seconds below a day, at least one")
+        if not 0 < self.timeout < 1800:
+            raise ConfigurationError(f"timeout must be above 0 and below 1800 seconds, not {self.timeout}")
+        if not 0 <= self.unique_for < 86_400:
+            raise ConfigurationError(f"unique_for must be seconds below a day, not {self.unique_for}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,11 +123,19 @@ def on_event(
     concurrency: int = 20,
     max_attempts: int = 5,
     retry_delays: Iterable[float] = (0.2, 1.0, 5.0, 30.0),
+    timeout: float = 300.0,
+    unique_for: float = 0.0,
 ) -> Callable[[F], F]:
     """Take events, at least once, in one instance of the service; see :class:`EventOptions`."""
     return _marker(
         EventOptions(
-            patterns=patterns, group=group, concurrency=concurrency, max_attempts=max_attempts, retry_delays=tuple(retry_delays)
+            patterns=patterns,
+            group=group,
+            concurrency=concurrency,
+            max_attempts=max_attempts,
+            retry_delays=tuple(retry_delays),
+            timeout=timeout,
+            unique_for=unique_for,
         )
     )
 
@@ -288,6 +308,14 @@ class ServiceContract:
     broadcasts: tuple[HandlerContract, ...]
 
     @property
+    def announced(self) -> dict[str, dict[str, Any]]:
+        """What callers need to know of each method; see ``Instance.methods``."""
+        return {
+            name: {"idempotent": method.options.idempotent, "timeout": method.options.timeout}
+            for name, method in self.methods.items()
+        }
+
+    @property
     def groups(self) -> dict[str, list[HandlerContract]]:
         """The event handlers by group."""
         groups: dict[str, list[HandlerContract]] = {}
@@ -326,6 +354,7 @@ def _read(service: type[Any]) -> ServiceContract:
                     methods[name] = contract
             case EventOptions():
                 arguments = Arguments.of(function, event=True)
+                _check_group(service, options, events)
                 events.append(
                     HandlerContract(attribute=attribute, patterns=options.patterns, arguments=arguments, options=options)
                 )
@@ -340,6 +369,18 @@ def _read(service: type[Any]) -> ServiceContract:
         events=tuple(events),
         broadcasts=tuple(broadcasts),
     )
+
+
+def _check_group(service: type[Any], options: EventOptions, others: Iterable[HandlerContract]) -> None:
+    def shared(of: EventOptions) -> tuple[Any, ...]:
+        return of.max_attempts, of.retry_delays, of.timeout, of.unique_for
+
+    for other in others:
+        if other.options is not None and other.options.group == options.group and shared(other.options) != shared(options):
+            raise ConfigurationError(
+                f"{service.__qualname__}: the event handlers of group {options.group!r} share one queue and must agree on"
+                " max_attempts, retry_delays, timeout and unique_for; give one of them another group"
+            )
 
 
 def _method(attribute: str, function: Callable[..., Any], options: RpcOptions) -> MethodContract:

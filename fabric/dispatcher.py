@@ -14,40 +14,62 @@ from fabric.config import Settings
 from fabric.context import CallContext, enter
 from fabric.contract import MethodContract, ServiceContract, checked, plain, problems
 from fabric.errors import FabricError, InvalidMessage, PayloadTooLarge
+from fabric.identity import Identity
+from fabric.replies import Replies
 from fabric.routing import outcomes
 from fabric.routing.limits import PriorityQueue
-from fabric.transports.base import Delivery, LinkState, Transport
+from fabric.transports.base import Delivery, Transport
 from fabric.transports.topology import Topology
 from fabric.wire import batch, codec
-from fabric.wire.message import MessageIds, MessageType, Priority, ServiceMessage
+from fabric.wire.message import MessageType, ServiceMessage
 
 _log = logging.getLogger("fabric.dispatcher")
 
+LONGEST = 86_400.0
+"""Seconds that a request may take when its sender gave no deadline, or one beyond reason."""
+STOP_PATIENCE = 1.0
+"""Seconds that cancelled handlers get to clean up when the instance goes."""
+MOST_CANCELLED = 4096
+MARK = "fabric.mark"
+
 
 class Request:
-    """A request that this instance has taken and not answered."""
+    """A request that this instance has taken and not answered.
 
-    __slots__ = ("deadline", "lane", "message", "task", "timer", "user")
+    Attributes:
+        stop: the error to answer when its handler has been told to stop; empty when nobody waits for one.
+        began: its task has run a first step, so that cancelling reaches the handler.
+    """
+
+    __slots__ = ("began", "deadline", "lane", "message", "stop", "task", "timer", "user")
 
     def __init__(self, message: ServiceMessage, lane: Lane, user: str | None, deadline: float) -> None:
         self.message, self.lane, self.user, self.deadline = message, lane, user, deadline
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
+        self.stop: dict[str, Any] | None = None
+        self.began = False
 
 
 class Lane:
     """One method: what runs and what waits. Each has its own limits, so a slow method never holds up another."""
 
-    __slots__ = ("contract", "handler", "running", "waiting")
+    __slots__ = ("contract", "handler", "name", "running", "waiting")
 
-    def __init__(self, contract: MethodContract, handler: Callable[..., Any]) -> None:
+    def __init__(self, service: str, contract: MethodContract, handler: Callable[..., Any]) -> None:
         self.contract, self.handler = contract, handler
+        self.name = f"{service}.{contract.name}"
         self.running = 0
         self.waiting: PriorityQueue[Request] = PriorityQueue(contract.options.queue)
 
 
 class Dispatcher:
-    """Runs the methods of one service in this process. Owned by a hub."""
+    """Runs the methods of one service in this process. Owned by a hub.
+
+    Attributes:
+        marked: set when a message of method ``MARK`` has come: so has all that was sent before it.
+        refused, expired, cancelled, invalid: requests that were not run, or not to their end, by the reason.
+    """
 
     def __init__(
         self,
@@ -56,26 +78,25 @@ class Dispatcher:
         settings: Settings,
         contract: ServiceContract,
         service: object,
+        me: Identity,
         *,
-        instance: str,
-        ids: MessageIds,
         clock: Clock,
     ) -> None:
-        self._transport, self._topology, self._contract = transport, topology, contract
-        self._service_name, self._instance, self._ids, self._clock = contract.name, instance, ids, clock
-        self._limits = codec.Limits(message_bytes=settings.max_message_bytes)
-        self._max_batch = settings.max_batch_bytes
-        lanes: dict[str, Lane] = {}
+        self._contract, self._instance, self._ids, self._clock = contract, me.instance, me.ids, clock
+        self._limits = codec.Limits(message_bytes=min(settings.max_message_bytes, transport.max_body))
         self._lanes: dict[str, Lane] = {}
+        lanes: dict[str, Lane] = {}
         for name, method in contract.methods.items():
-            lane = lanes.setdefault(method.name, Lane(method, getattr(service, method.attribute)))
-            self._lanes[name] = lane
+            self._lanes[name] = lanes.setdefault(method.name, Lane(contract.name, method, getattr(service, method.attribute)))
         self._requests: dict[str, Request] = {}
-        self._replies: dict[tuple[str, Priority], list[bytes]] = {}
+        self._cancelled: dict[str, None] = {}
+        self._abandoned: set[asyncio.Task[None]] = set()
+        self._replies = Replies(transport, topology.rpc, max_batch_bytes=settings.max_batch_bytes)
         self._accepting = False
         self._idle = asyncio.Event()
         self._idle.set()
-        self.refused = self.expired = self.invalid = self.dropped_replies = 0
+        self.marked = asyncio.Event()
+        self.refused = self.expired = self.cancelled = self.invalid = 0
 
     @property
     def load(self) -> int:
@@ -88,7 +109,7 @@ class Dispatcher:
         if not yes:
             for lane in set(self._lanes.values()):
                 for request in lane.waiting.clear():
-                    self._refuse(request, "draining")
+                    self._refuse(request, outcomes.draining("it is going away"))
 
     def receive(self, delivery: Delivery) -> None:
         for message in batch.messages(delivery.body, delivery.content_type, self._limits):
@@ -99,49 +120,71 @@ class Dispatcher:
                 self._admit(message, delivery.user_id)
             elif message.type is MessageType.CANCEL:
                 self._cancel(message.correlation_id or "")
+            elif message.type is MessageType.PROBE:
+                self._tell_unknown(message)
+
+    # ------------------------------------------------------------ admission
 
     def _admit(self, message: ServiceMessage, user: str | None) -> None:
+        if message.id in self._requests:
+            return  # doubled on the way: it is answered once
+        if message.id in self._cancelled:
+            del self._cancelled[message.id]
+            self.cancelled += 1
+            return
         now = asyncio.get_running_loop().time()
         lane = self._lanes.get(message.method)
-        if lane is None:
-            known = ", ".join(sorted(self._lanes)[:20])
-            self._reply(message, error={"kind": "no-method", "message": f"no method {message.method!r}; there are: {known}"})
+        left = min(message.deadline - self._clock.time(), LONGEST) if message.deadline is not None else LONGEST
+        request = Request(message, lane, user, now + left) if lane is not None else None
+        error = self._objection(message, lane, user, left)
+        if error is not None or request is None:
+            self._reply(message, now + max(left, 1.0), error=error)
             return
-        if not self._accepting:
-            self.refused += 1
-            self._reply(message, error=outcomes.overloaded("not running"))
-            return
-        callers = lane.contract.options.callers
-        if callers is not None and (user or "") not in callers:
-            self._reply(message, error=outcomes.invalid(f"{user or message.source!r} may not call {message.method}", []))
-            return
-        left = (message.deadline - self._clock.time()) if message.deadline is not None else 3600.0
-        if left <= 0:
-            self.expired += 1
-            self._reply(message, error=outcomes.expired())
-            return
-        request = Request(message, lane, user, now + left)
         self._requests[message.id] = request
         self._idle.clear()
-        if lane.running < lane.contract.options.concurrency:
+        request.timer = asyncio.get_running_loop().call_at(request.deadline, self._expire, request)
+        if request.lane.running < request.lane.contract.options.concurrency:
             self._start(request)
             return
-        shed = lane.waiting.put(message.priority, request)
+        shed = request.lane.waiting.put(message.priority, request)
         if shed is not None:
-            self._refuse(shed, f"{len(lane.waiting)} requests wait for {message.method} already")
+            self._refuse(shed, outcomes.overloaded(f"{len(request.lane.waiting)} requests wait for {message.method} already"))
 
-    def _refuse(self, request: Request, reason: str) -> None:
+    def _objection(self, message: ServiceMessage, lane: Lane | None, user: str | None, left: float) -> dict[str, Any] | None:
+        """Why it is not taken at all."""
+        if lane is None:
+            known = ", ".join(sorted(self._lanes)[:20])
+            return outcomes.no_method(f"no method {message.method[:100]!r}; there are: {known}")
+        if not self._accepting:
+            self.refused += 1
+            return outcomes.draining("it takes no calls at present")
+        callers = lane.contract.options.callers
+        if callers is not None and (user or "") not in callers:
+            return outcomes.invalid(f"{user or message.source!r} may not call {message.method}", [])
+        if left <= 0:
+            self.expired += 1
+            return outcomes.expired()
+        return None
+
+    def _refuse(self, request: Request, error: dict[str, Any]) -> None:
         self.refused += 1
         self._forget(request)
-        self._reply(request.message, error=outcomes.overloaded(reason))
+        self._reply(request.message, request.deadline, error=error)
+
+    # ------------------------------------------------------------ running
 
     def _start(self, request: Request) -> None:
         request.lane.running += 1
-        loop = asyncio.get_running_loop()
-        request.task = loop.create_task(self._run(request), name=f"{self._service_name}.{request.message.method}")
-        request.timer = loop.call_at(request.deadline, request.task.cancel)
+        request.task = asyncio.get_running_loop().create_task(self._run(request), name=request.lane.name)
 
     async def _run(self, request: Request) -> None:
+        """Run the handler and answer, whatever it does. Each way out passes ``_end`` once."""
+        if request.stop is None and asyncio.get_running_loop().time() >= request.deadline:
+            self._expire(request)
+        if request.stop is not None:  # told to stop before the first step, where cancelling would have skipped all this
+            self._end(request, error=request.stop)
+            return
+        request.began = True
         message, contract = request.message, request.lane.contract
         enter(
             CallContext(
@@ -157,30 +200,38 @@ class Dispatcher:
             )
         )
         try:
-            arguments = contract.arguments.read(message.payload)
-        except ValidationError as error:
-            self._finish(request)
-            self._reply(message, error=outcomes.invalid(_summary(error), problems(error)))
-            return
-        try:
+            try:
+                arguments = contract.arguments.read(message.payload)
+            except ValidationError as error:
+                self._end(request, error=outcomes.invalid(_summary(error), problems(error)))
+                return
             result = await request.lane.handler(**arguments)
-            payload = plain(result if _fits(contract.returns, result) else checked(contract.returns, result))
+            try:
+                payload = plain(result if _fits(contract.returns, result) else checked(contract.returns, result))
+            except ValidationError as error:
+                _log.error("%s returned what its type does not allow: %s", request.lane.name, _summary(error))
+                self._end(request, error=outcomes.invalid_result(_summary(error), problems(error)))
+                return
         except asyncio.CancelledError:
-            self._finish(request)
-            self._reply(message, error=outcomes.cancelled("the caller gave up or the deadline passed"))
-        except Exception as error:
+            self._end(request, error=outcomes.cancelled("the handler was cancelled") if request.stop is None else request.stop)
+        except BaseException as error:
             if not isinstance(error, FabricError):
-                _log.warning("%s.%s failed: %r", self._service_name, message.method, error, exc_info=error)
-            self._finish(request)
-            self._reply(message, error=outcomes.failed(error))
+                _log.warning("%s failed: %r", request.lane.name, error, exc_info=error)
+            self._end(request, error=outcomes.failed(error))
+            if not isinstance(error, Exception):
+                raise
         else:
-            self._finish(request)
-            self._reply(message, payload)
+            self._end(request, payload)
 
-    def _finish(self, request: Request) -> None:
-        request.lane.running -= 1
-        self._forget(request)
-        self._next(request.lane)
+    def _end(self, request: Request, payload: Any = None, *, error: dict[str, Any] | None = None) -> None:
+        lane = request.lane
+        lane.running -= 1
+        if self._requests.get(request.message.id) is request:
+            self._forget(request)
+            if error is None or error:
+                self._reply(request.message, request.deadline, payload, error=error)
+        while lane.running < lane.contract.options.concurrency and (following := lane.waiting.take()) is not None:
+            self._start(following)
 
     def _forget(self, request: Request) -> None:
         if request.timer is not None:
@@ -189,45 +240,101 @@ class Dispatcher:
         if not self._requests:
             self._idle.set()
 
-    def _next(self, lane: Lane) -> None:
-        now = asyncio.get_running_loop().time()
-        while lane.running < lane.contract.options.concurrency and (request := lane.waiting.take()) is not None:
-            if request.deadline <= now:
-                self.expired += 1
-                self._forget(request)
-                self._reply(request.message, error=outcomes.expired())
-            else:
-                self._start(request)
+    # ------------------------------------------------------------ stopping
+
+    def _expire(self, request: Request) -> None:
+        self.expired += 1
+        self._stop(request, outcomes.late() if request.began else outcomes.expired())
 
     def _cancel(self, id: str) -> None:
+        """The caller gave up. Nobody waits for an answer."""
         request = self._requests.get(id)
-        if request is None:
+        if request is not None:
+            self.cancelled += 1
+            self._stop(request, {})
             return
-        if request.task is not None:
-            request.task.cancel()
-        elif request.lane.waiting.remove(request):
-            self._forget(request)
+        # It may have overtaken its request, which goes at its own priority.
+        self._cancelled[id] = None
+        while len(self._cancelled) > MOST_CANCELLED:
+            del self._cancelled[next(iter(self._cancelled))]
 
-    def _reply(self, to: ServiceMessage, payload: Any = None, *, error: dict[str, Any] | None = None) -> None:
+    def _stop(self, request: Request, answer: dict[str, Any]) -> None:
+        """Cancel the handler once: what it does to clean up is not disturbed again."""
+        if request.stop is not None:
+            return
+        request.stop = answer
+        if request.task is None:
+            request.lane.waiting.remove(request)
+            self._forget(request)
+            if answer:
+                self._reply(request.message, request.deadline, error=answer)
+        elif request.began:
+            request.task.cancel()
+
+    async def drain(self, timeout: float) -> bool:
+        """Refuse what is new or waiting and let what runs end. Returns whether all did within ``timeout`` seconds; the rest
+        is cancelled, and answered so even if it ignores that."""
+        self.accept(yes=False)
+        done = await self._settled(timeout)
+        if not done:
+            for request in list(self._requests.values()):
+                self._stop(request, outcomes.stopped())
+            if not await self._settled(STOP_PATIENCE):
+                self._abandon()
+        self._replies.flush()
+        return done
+
+    async def _settled(self, timeout: float) -> bool:
+        if not self._requests:
+            return True
+        try:
+            async with asyncio.timeout(timeout):
+                await self._idle.wait()
+        except TimeoutError:
+            return not self._requests
+        return True
+
+    def _abandon(self) -> None:
+        for request in list(self._requests.values()):
+            _log.error("%s goes on although it was cancelled; its caller is told that it is lost", request.lane.name)
+            self._forget(request)
+            if request.stop != {}:
+                self._reply(request.message, request.deadline, error=outcomes.stopped())
+            if request.task is not None:
+                self._abandoned.add(request.task)
+                request.task.add_done_callback(self._abandoned.discard)
+
+    async def aclose(self) -> None:
+        """Stop everything at once. What was drained before has nothing left to stop."""
+        await self.drain(0.0)
+        self._replies.close()
+
+    # ------------------------------------------------------------ answers
+
+    def _tell_unknown(self, probe: ServiceMessage) -> None:
+        """Somebody waits for answers to these requests. Those that are not here were lost, or their answers were."""
+        if probe.method == MARK:
+            self.marked.set()
+        if probe.reply_to is None or not isinstance(probe.payload, list):
+            return
+        unknown = [id for id in probe.payload if isinstance(id, str) and id not in self._requests]
+        if unknown:
+            self._send(probe, MessageType.PROBE, asyncio.get_running_loop().time() + 1.0, unknown, None)
+
+    def _reply(self, to: ServiceMessage, deadline: float, payload: Any = None, *, error: dict[str, Any] | None = None) -> None:
         if to.reply_to is None:
             return
         try:
-            data = self._encode(to, payload, error)
+            self._send(to, MessageType.RESPONSE, deadline, payload, error)
         except (PayloadTooLarge, InvalidMessage) as problem:
-            data = self._encode(to, None, outcomes.failed(problem))
-        waiting = self._replies.get((to.reply_to, to.priority))
-        if waiting is None:
-            self._replies[to.reply_to, to.priority] = [data]
-            asyncio.get_running_loop().call_soon(self._flush, to.reply_to, to.priority)
-        else:
-            waiting.append(data)
+            self._send(to, MessageType.RESPONSE, deadline, None, outcomes.failed(problem))
 
-    def _encode(self, to: ServiceMessage, payload: Any, error: dict[str, Any] | None) -> bytes:
-        return codec.encode(
+    def _send(self, to: ServiceMessage, type: MessageType, deadline: float, payload: Any, error: dict[str, Any] | None) -> None:
+        data = codec.encode(
             ServiceMessage(
                 self._ids.next(),
-                MessageType.RESPONSE,
-                self._service_name,
+                type,
+                self._contract.name,
                 self._instance,
                 to.source,
                 to.method,
@@ -242,43 +349,7 @@ class Dispatcher:
             ),
             self._limits,
         )
-
-    def _flush(self, address: str, priority: Priority) -> None:
-        """Answers to one caller that became ready in the same loop turn travel together."""
-        waiting = self._replies.pop((address, priority), [])
-        start = 0
-        while start < len(waiting):
-            end, size = start, 0
-            while end < len(waiting) and (end == start or size + len(waiting[end]) <= self._max_batch):
-                size += len(waiting[end]) + batch.OVERHEAD
-                end += 1
-            self._post(address, priority, waiting[start:end])
-            start = end
-
-    def _post(self, address: str, priority: Priority, bodies: list[bytes]) -> None:
-        body, content_type = (bodies[0], codec.MSGPACK) if len(bodies) == 1 else (batch.join(bodies), batch.BATCH)
-        if self._transport.state is LinkState.CLOSED or not self._transport.post(
-            self._topology.rpc, address, body, priority=priority, content_type=content_type
-        ):
-            self.dropped_replies += len(bodies)
-
-    async def drain(self, timeout: float) -> bool:
-        """Refuse what is new or waiting and let what runs end. Returns whether all did within ``timeout`` seconds; the rest
-        is cancelled and answered so."""
-        self.accept(yes=False)
-        try:
-            await asyncio.wait_for(self._idle.wait(), timeout)
-            done = True
-        except TimeoutError:
-            done = False
-        tasks = [request.task for request in self._requests.values() if request.task is not None]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=1.0)
-        for key in list(self._replies):
-            self._flush(*key)
-        return done
+        self._replies.add(str(to.reply_to), to.priority, data, deadline)
 
 
 def _fits(kind: Any, value: Any) -> bool:

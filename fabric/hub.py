@@ -3,37 +3,59 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import logging
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Any, TypeVar, cast, overload
+from typing import Any, TypedDict, TypeVar, Unpack, cast, overload
 
 from pydantic import ValidationError
 
-from fabric.caller import Caller, Target
+from fabric.caller import Caller
 from fabric.clock import Clock, SystemClock
 from fabric.config import Settings
 from fabric.contract import ServiceContract, checked, contract_of, plain, problems
 from fabric.dead_letters import DeadLetters
+from fabric.detector import Detector
 from fabric.dispatcher import Dispatcher
 from fabric.errors import ConfigurationError, InvalidMessage, ValidationFailed
-from fabric.health import Health
+from fabric.identity import Identity
+from fabric.pending import PendingRequests
 from fabric.presence import UP, Presence
 from fabric.proxy import Proxy
+from fabric.publisher import Publisher
 from fabric.routing.instance import Instance, InstanceState
 from fabric.routing.registry import ServiceRegistry
 from fabric.routing.retry import RetryPolicy
 from fabric.served import Served
 from fabric.subscriber import Subscriber
-from fabric.transports.base import Delivery, Transport
+from fabric.transports.base import Consumer, Delivery, LinkEvent, LinkState, Transport
 from fabric.transports.connect import transport_for
 from fabric.transports.topology import Topology, check_name
 from fabric.wire import batch, codec
-from fabric.wire.message import MessageIds, MessageType, Priority, ServiceMessage
+from fabric.wire.message import MessageType, Priority
 
 T = TypeVar("T")
+
+_log = logging.getLogger("fabric.hub")
+
+
+class CallOptions(TypedDict, total=False):
+    """What a call may say besides whom and what it asks.
+
+    Attributes:
+        timeout: seconds for everything, attempts and pauses included; by default what the method declares, else
+            ``settings.call_timeout``. Inside a handler it never passes the deadline of the call being answered.
+        priority: what goes first, in the sender's queue, on the broker and at the callee.
+        idempotent: whether it may run twice; by default what the method declares.
+        headers: plain data that travels along.
+    """
+
+    timeout: float | None
+    priority: Priority
+    idempotent: bool | None
+    headers: dict[str, Any] | None
 
 
 class Hub:
@@ -42,7 +64,9 @@ class Hub:
     Attributes:
         name: the service it speaks as.
         instance: the id of this process.
+        incarnation: grows each time a process takes the same instance id.
         registry: who it has heard of. A hub hears of those that it calls; see :meth:`discover_all`.
+        transport: the link, for watching its state and measuring it.
     """
 
     def __init__(
@@ -56,40 +80,29 @@ class Hub:
         retry: RetryPolicy,
         balancing: str,
     ) -> None:
-        self.name = name
-        self.instance = settings.instance_for(name)
-        self.settings = settings
+        self.name, self.settings, self.transport, self.clock = name, settings, transport, clock
+        self._me = me = Identity.of(name, settings, clock)
+        self.instance, self.incarnation = me.instance, me.incarnation
         self.registry = ServiceRegistry()
-        self._transport, self._clock = transport, clock
-        self._topology = Topology(settings.namespace)
-        self._ids = MessageIds()
-        self._address = f"reply.{self._ids.next()}"
-        self._incarnation = int(clock.time() * 1e6)
-        self._presence = Presence(
-            transport,
-            self._topology,
-            self.registry,
-            settings,
-            address=self._address,
-            ids=self._ids,
-            clock=clock,
-            chance=chance,
-        )
+        self.topology = Topology(settings.namespace)
+        self._limits = codec.Limits(message_bytes=settings.max_message_bytes)
+        self._replies: Consumer | None = None
+        self._served: Served | None = None
+        self._leaving = False
+        self._presence = Presence(transport, self.topology, self.registry, settings, me, clock=clock, chance=chance)
+        self._pending = PendingRequests(transport, self.topology, self.registry, settings, me, clock=clock)
+        self._detector = Detector(transport, self.topology, self.registry, self._pending, settings, me, clock=clock)
         self._caller = Caller(
-            transport,
-            self._topology,
+            self._pending,
             self.registry,
             self._presence,
             settings,
-            source=name,
-            address=self._address,
-            ids=self._ids,
             clock=clock,
             retry=retry,
             balancing=balancing,
             chance=chance,
         )
-        self._served: Served | None = None
+        self._publisher = Publisher(transport, self.topology, settings, me)
 
     @classmethod
     @asynccontextmanager
@@ -105,7 +118,7 @@ class Hub:
         retry: RetryPolicy | None = None,
         balancing: str = "round-robin",
     ) -> AsyncIterator[Hub]:
-        """A hub that is connected on entry and closed on exit.
+        """A hub that is connected on entry and closed on exit: what is served drains, and calls under way end typed.
 
         Args:
             name: of the service that it speaks as.
@@ -132,34 +145,33 @@ class Hub:
             balancing=balancing,
         )
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(link.aclose)
-            await link.connect(timeout=settings.connect_timeout)
-            replies = await link.consume(
-                hub._topology.replies(hub._address), hub._receive_reply, timeout=settings.connect_timeout
-            )
-            stack.push_async_callback(replies.aclose)
-            stack.push_async_callback(hub._caller.aclose)
-            stack.push_async_callback(hub._presence.aclose)
-            await hub._presence.open(waiting_on=hub._caller.waiting_on, lost=hub._caller.lose, timeout=settings.connect_timeout)
+            await hub._open(stack)
             yield hub
 
-    @property
-    def transport(self) -> Transport:
-        """The link, for watching its state and measuring it."""
-        return self._transport
+    async def _open(self, stack: AsyncExitStack) -> None:
+        """Start the parts. ``stack`` ends them in reverse order: first what is served, while it can still call others."""
+        limit = self.settings.connect_timeout
+        stack.push_async_callback(self.transport.aclose)
+        stack.push_async_callback(self._pending.aclose)
+        stack.push_async_callback(self._presence.aclose)
+        stack.push_async_callback(self._detector.aclose)
+        stack.callback(self._caller.close)
+        await self.transport.connect(timeout=limit)
+        self._replies = await self.transport.consume(self.topology.replies(self._me.address), self._receive_reply, timeout=limit)
+        stack.callback(self.transport.watch(self._link_changed))
+        await self._presence.open(timeout=limit)
+        self._detector.start()
+        stack.push_async_callback(self._leave)
 
-    @property
-    def incarnation(self) -> int:
-        """Grows each time a process takes the same instance id."""
-        return self._incarnation
+    async def _leave(self) -> None:
+        if self._served is None:
+            return
+        self._leaving = True
+        if not self._served.closed:
+            self._presence.announce()
+        await self._served.aclose()
 
-    @property
-    def topology(self) -> Topology:
-        return self._topology
-
-    @property
-    def clock(self) -> Clock:
-        return self._clock
+    # ------------------------------------------------------------ calls
 
     @overload
     async def call(
@@ -169,11 +181,8 @@ class Hub:
         payload: Any = None,
         *,
         returns: type[T],
-        timeout: float | None = None,
-        priority: Priority = Priority.NORMAL,
-        idempotent: bool | None = None,
         instance: str | None = None,
-        headers: dict[str, Any] | None = None,
+        **options: Unpack[CallOptions],
     ) -> T: ...
     @overload
     async def call(
@@ -182,11 +191,8 @@ class Hub:
         method: str,
         payload: Any = None,
         *,
-        timeout: float | None = None,
-        priority: Priority = Priority.NORMAL,
-        idempotent: bool | None = None,
         instance: str | None = None,
-        headers: dict[str, Any] | None = None,
+        **options: Unpack[CallOptions],
     ) -> Any: ...
 
     async def call(
@@ -196,89 +202,41 @@ class Hub:
         payload: Any = None,
         *,
         returns: Any = Any,
-        timeout: float | None = None,
-        priority: Priority = Priority.NORMAL,
-        idempotent: bool | None = None,
         instance: str | None = None,
-        headers: dict[str, Any] | None = None,
+        **options: Unpack[CallOptions],
     ) -> Any:
         """Ask one instance of a service and return its answer.
 
         Args:
             payload: a model, dataclass or plain data.
             returns: what the answer must be; checked. Without it the answer is plain data.
-            timeout: seconds for everything, attempts and pauses included; by default what the method declares, else
-                ``settings.call_timeout``. Inside a handler it never passes the deadline of the call being answered.
-            idempotent: whether it may run twice; by default what the method declares.
             instance: only this one.
+            options: see :class:`CallOptions`.
 
         Raises:
             CallError: each outcome has its class; see ``fabric.errors``.
             PayloadTooLarge, InvalidMessage: the payload can't be sent.
         """
-        target = Target(service=service, instance=instance)
-        answer = await self._caller.call(
-            target, method, plain(payload), timeout=timeout, priority=priority, idempotent=idempotent, headers=headers
-        )
-        return self._checked(target, method, returns, answer)
+        route = self._caller.to_service(service)
+        answer = await self._caller.call(route, method, plain(payload), instance=instance, **options)
+        return answer if returns is Any else _as(returns, answer, route.label, method)
 
     @overload
     async def call_by_capability(
-        self,
-        capability: str,
-        method: str,
-        payload: Any = None,
-        *,
-        returns: type[T],
-        timeout: float | None = None,
-        priority: Priority = Priority.NORMAL,
-        idempotent: bool | None = None,
-        headers: dict[str, Any] | None = None,
+        self, capability: str, method: str, payload: Any = None, *, returns: type[T], **options: Unpack[CallOptions]
     ) -> T: ...
     @overload
     async def call_by_capability(
-        self,
-        capability: str,
-        method: str,
-        payload: Any = None,
-        *,
-        timeout: float | None = None,
-        priority: Priority = Priority.NORMAL,
-        idempotent: bool | None = None,
-        headers: dict[str, Any] | None = None,
+        self, capability: str, method: str, payload: Any = None, **options: Unpack[CallOptions]
     ) -> Any: ...
 
     async def call_by_capability(
-        self,
-        capability: str,
-        method: str,
-        payload: Any = None,
-        *,
-        returns: Any = Any,
-        timeout: float | None = None,
-        priority: Priority = Priority.NORMAL,
-        idempotent: bool | None = None,
-        headers: dict[str, Any] | None = None,
+        self, capability: str, method: str, payload: Any = None, *, returns: Any = Any, **options: Unpack[CallOptions]
     ) -> Any:
         """As :meth:`call`, to any instance of any service that offers ``capability``."""
-        target = Target(capability=capability)
-        answer = await self._caller.call(
-            target, method, plain(payload), timeout=timeout, priority=priority, idempotent=idempotent, headers=headers
-        )
-        return self._checked(target, method, returns, answer)
-
-    def _checked(self, target: Target, method: str, returns: Any, answer: Any) -> Any:
-        if returns is Any:
-            return answer
-        try:
-            return checked(returns, answer)
-        except ValidationError as error:
-            raise ValidationFailed(
-                f"the answer is not a {getattr(returns, '__name__', returns)}",
-                errors=problems(error),
-                service=target.label,
-                method=method,
-            ) from None
+        route = self._caller.to_capability(capability)
+        answer = await self._caller.call(route, method, plain(payload), **options)
+        return answer if returns is Any else _as(returns, answer, route.label, method)
 
     def proxy(self, service: type[T], *, timeout: float | None = None, priority: Priority = Priority.NORMAL) -> T:
         """The service's own methods as remote calls, typed as they are: arguments and results are checked on both sides.
@@ -286,6 +244,8 @@ class Hub:
         Only methods marked with ``@rpc`` can be used on it.
         """
         return cast(T, Proxy(self.call, contract_of(service), timeout, priority))
+
+    # ------------------------------------------------------------ events and broadcasts
 
     async def publish(
         self,
@@ -309,18 +269,9 @@ class Hub:
         Raises:
             NotSent: the broker never had it.
             ConnectionLost: it may have been stored; publish again with the same ``id``.
+            PayloadTooLarge, InvalidMessage: the payload can't be sent.
         """
-        message = self._message(MessageType.EVENT, topic, payload, priority, headers, id)
-        await self._transport.send(
-            self._topology.events,
-            topic,
-            codec.encode(message, codec.Limits(message_bytes=self.settings.max_message_bytes)),
-            timeout=timeout,
-            priority=priority,
-            message_id=message.id,
-            persistent=True,
-        )
-        return message.id
+        return await self._publisher.publish(topic, payload, priority=priority, timeout=timeout, headers=headers, id=id)
 
     def broadcast(
         self,
@@ -331,29 +282,15 @@ class Hub:
         headers: dict[str, Any] | None = None,
     ) -> bool:
         """Tell every live instance that listens to ``topic``. Best effort: False when it was dropped here already."""
-        message = self._message(MessageType.BROADCAST, topic, payload, priority, headers, None)
-        return self._transport.post(self._topology.broadcast, topic, codec.encode(message), priority=priority)
+        return self._publisher.broadcast(topic, payload, priority=priority, headers=headers)
 
-    def _message(
-        self,
-        type: MessageType,
-        topic: str,
-        payload: Any,
-        priority: Priority,
-        headers: dict[str, Any] | None,
-        id: str | None,
-    ) -> ServiceMessage:
-        return ServiceMessage(
-            id or self._ids.next(),
-            type,
-            self.name,
-            self.instance,
-            topic,
-            topic,
-            plain(payload),
-            priority,
-            headers=headers,
-        )
+    def dead_letters(self, service: str, group: str = "default") -> DeadLetters:
+        """What a service's subscription gave up."""
+        queue = self.topology.event_group(service, (), group=group, prefetch=1, max_attempts=1, retry_delays=(1.0,))
+        assert queue.name is not None
+        return DeadLetters(self.transport, queue.name)
+
+    # ------------------------------------------------------------ discovery
 
     async def discover_all(self) -> None:
         """Hear of every instance of the namespace, not only of those that this hub calls."""
@@ -361,18 +298,15 @@ class Hub:
 
     async def find(self, service: str, *, timeout: float = 2.0) -> tuple[Instance, ...]:
         """Ask who is there of a service, whether it takes calls or not."""
-        await self._presence.find(service, None, asyncio.get_running_loop().time() + timeout)
+        deadline = asyncio.get_running_loop().time() + timeout
+        await self._presence.find(service, None, lambda: bool(self.registry.instances(service)), deadline=deadline)
         return self.registry.instances(service)
-
-    def dead_letters(self, service: str, group: str = "default") -> DeadLetters:
-        """What a service's subscription gave up."""
-        queue = self._topology.event_group(service, (), group=group, prefetch=1, max_attempts=1, retry_delays=(1.0,))
-        assert queue.name is not None
-        return DeadLetters(self._transport, queue.name)
 
     async def ping(self, *, timeout: float = 5.0) -> float:
         """Seconds for one round trip through the broker."""
-        return await self._transport.ping(timeout=timeout)
+        return await self.transport.ping(timeout=timeout)
+
+    # ------------------------------------------------------------ serving
 
     async def serve(self, service: object, describe: Callable[[], Instance] | None = None) -> Served:
         """Attach the methods and handlers of ``service`` to the bus. It is found and called once :meth:`Served.open_doors`
@@ -381,27 +315,22 @@ class Hub:
         Args:
             service: an object whose class has marked methods.
             describe: what to announce; by default an instance that runs and is healthy.
+
+        Raises:
+            ConfigurationError: this hub serves already, or speaks for another service.
+            ConnectionLost: the broker is not reached.
         """
         if self._served is not None:
             raise ConfigurationError(f"{self.name} serves already; one process is one instance of one service")
         contract = contract_of(type(service))
         if contract.name != self.name:
             raise ConfigurationError(f"this hub speaks as {self.name!r} and can't serve {contract.name!r}")
-        dispatcher = Dispatcher(
-            self._transport,
-            self._topology,
-            self.settings,
-            contract,
-            service,
-            instance=self.instance,
-            ids=self._ids,
-            clock=self._clock,
+        dispatcher = Dispatcher(self.transport, self.topology, self.settings, contract, service, self._me, clock=self.clock)
+        inbox = await self.transport.consume(
+            self.topology.requests(self.instance), dispatcher.receive, timeout=self.settings.connect_timeout
         )
-        inbox = await self._transport.consume(
-            self._topology.requests(self.instance), dispatcher.receive, timeout=self.settings.connect_timeout
-        )
-        subscriber = partial(Subscriber, self._transport, self._topology, contract, service)
-        self._served = Served(dispatcher, subscriber, inbox, self.settings)
+        subscriber = partial(Subscriber, self.transport, self.topology, self.settings, contract, service, clock=self.clock)
+        self._served = Served(self.transport, dispatcher, subscriber, inbox, self.settings, instance=self.instance)
         await self._presence.announce_as(describe or partial(self.describe, contract))
         return self._served
 
@@ -411,33 +340,38 @@ class Hub:
 
     def describe(self, contract: ServiceContract, **changes: Any) -> Instance:
         """This process as an announcement; ``changes`` override its fields."""
+        facts: dict[str, Any] = {"load": self._served.load if self._served is not None else 0}
+        if self._leaving:
+            facts["state"] = InstanceState.STOPPING
+        return self._me.announcement(contract, self.settings, **(facts | changes))
 
-        fields: dict[str, Any] = {
-            "service": contract.name,
-            "id": self.instance,
-            "incarnation": self._incarnation,
-            "state": InstanceState.RUNNING,
-            "health": Health.ok(),
-            "version": contract.version,
-            "capabilities": contract.capabilities,
-            "weight": self.settings.weight,
-            "load": self._served.load if self._served is not None else 0,
-            "zone": self.settings.zone,
-            "host": self.settings.host,
-            "pid": os.getpid(),
-            "methods": {
-                name: {"idempotent": method.options.idempotent, "timeout": method.options.timeout}
-                for name, method in contract.methods.items()
-            },
-            **changes,
-        }
-        return Instance(**fields)
+    # ------------------------------------------------------------ what comes back
 
     def _receive_reply(self, delivery: Delivery) -> None:
-        for message in batch.messages(delivery.body, delivery.content_type):
+        for message in batch.messages(delivery.body, delivery.content_type, self._limits):
             if isinstance(message, InvalidMessage):
-                continue
-            if message.type is MessageType.RESPONSE:
-                self._caller.answer(message)
+                _log.warning("%s refused an answer: %s", self.instance, message)
+            elif message.type is MessageType.RESPONSE:
+                self._pending.answer(message)
+            elif message.type is MessageType.PROBE:
+                self._detector.answered(message)
             elif message.method == UP:
                 self._presence.heard(message)
+
+    def _link_changed(self, event: LinkEvent) -> None:
+        """The queue of the answers may have been deleted under us, with what it held."""
+        if event.state is LinkState.READY and self._replies is not None and event.consumer == self._replies.address:
+            self._detector.look(0.0)
+
+
+def _as(kind: Any, answer: Any, label: str, method: str) -> Any:
+    try:
+        return checked(kind, answer)
+    except ValidationError as error:
+        raise ValidationFailed(
+            f"the answer is not a {getattr(kind, '__name__', kind)}",
+            errors=problems(error),
+            executed=True,
+            service=label,
+            method=method,
+        ) from None

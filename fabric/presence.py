@@ -1,4 +1,4 @@
-"""Being found and finding others: announcements, questions, heartbeats, and the check of those that fell silent.
+"""Being found and finding others: announcements, questions, heartbeats.
 
 Interest-based: a hub binds only to the services and capabilities that it calls, so traffic grows with the pairs of callers
 and callees, not with the square of the fleet.
@@ -14,7 +14,8 @@ from dataclasses import replace
 
 from fabric.clock import Clock
 from fabric.config import Settings
-from fabric.errors import FabricError, InvalidMessage, NoRoute, TransportError
+from fabric.errors import FabricError, InvalidMessage, NoRoute, TransportClosed, TransportError
+from fabric.identity import Identity
 from fabric.routing.instance import Instance
 from fabric.routing.registry import ServiceRegistry
 from fabric.tasks import Tasks
@@ -29,14 +30,16 @@ from fabric.transports.topology import (
     who_service,
 )
 from fabric.wire import batch, codec
-from fabric.wire.message import MessageIds, MessageType, Priority, ServiceMessage
+from fabric.wire.message import MessageType, Priority, ServiceMessage
 
 _log = logging.getLogger("fabric.presence")
 
 UP = "fabric.up"
 WHO = "fabric.who"
-PROBE_TIMEOUT = 2.0
+QUESTION_TIMEOUT = 2.0
 FIRST_ANSWER_TIMEOUT = 1.0
+QUESTION_INTERVAL = 0.02
+"""Seconds between questions for the same name, however many callers want to know."""
 
 
 class Presence:
@@ -48,35 +51,28 @@ class Presence:
         topology: Topology,
         registry: ServiceRegistry,
         settings: Settings,
+        me: Identity,
         *,
-        address: str,
-        ids: MessageIds,
         clock: Clock,
         chance: random.Random,
     ) -> None:
         self._transport, self._topology, self._registry = transport, topology, registry
-        self._settings, self._address, self._ids, self._clock, self._chance = settings, address, ids, clock, chance
+        self._settings, self._me, self._clock, self._chance = settings, me, clock, chance
         self._tasks = Tasks("presence")
         self._consumer: Consumer | None = None
         self._own: Callable[[], Instance] | None = None
         self._sequence = 0
-        self._interests: dict[str, tuple[str, str]] = {}
-        self._finding: dict[str, asyncio.Task[str]] = {}
-        self._waiting_on: Callable[[float], set[str]] = lambda _: set()
-        self._lost: Callable[[str, str], None] = lambda id, reason: None
-        self._unwatch = transport.watch(self._link_changed)
+        self._interests: set[str] = set()
+        self._asking: dict[str, asyncio.Task[str]] = {}
+        self._asked_at: dict[str, float] = {}
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._unwatch = (transport.watch(self._link_changed), registry.watch(lambda _: self._wake()))
 
-    async def open(self, *, waiting_on: Callable[[float], set[str]], lost: Callable[[str, str], None], timeout: float) -> None:
-        """Start listening and watching.
-
-        Args:
-            waiting_on: gives the instances that owe an answer for more than that many seconds.
-            lost: called with an instance and the reason when it is proved gone.
-            timeout: seconds to reach the broker.
-        """
-        self._waiting_on, self._lost = waiting_on, lost
+    async def open(self, *, timeout: float) -> None:
+        """Start listening; ``timeout`` in seconds to reach the broker."""
         self._consumer = await self._transport.consume(self._topology.discoveries(), self._receive, timeout=timeout)
-        self._tasks.start(self._watch(), "watch the instances")
+
+    # ------------------------------------------------------------ being found
 
     async def announce_as(self, own: Callable[[], Instance]) -> None:
         """From now on be found as what ``own`` returns, and say so regularly."""
@@ -93,7 +89,11 @@ class Presence:
             self._tasks.start(self._heartbeats(), "heartbeats")
 
     def announce(self) -> None:
-        """Tell everybody who is interested now."""
+        """Tell everybody who is interested now.
+
+        Raises:
+            InvalidMessage, PayloadTooLarge: what the instance says of itself can't be sent.
+        """
         if self._own is None or self._transport.state is LinkState.CLOSED:
             return
         instance, data = self._announcement()
@@ -105,7 +105,7 @@ class Presence:
         self._sequence += 1
         instance = replace(self._own(), sequence=self._sequence)
         message = ServiceMessage(
-            self._ids.next(),
+            self._me.ids.next(),
             MessageType.BROADCAST,
             instance.service,
             instance.id,
@@ -116,145 +116,150 @@ class Presence:
         )
         return instance, codec.encode(message)
 
-    async def find(self, service: str | None, capability: str | None, deadline: float) -> str:
-        """Ask who offers it, unless somebody is known by the time this returns.
+    async def _heartbeats(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.heartbeat_interval * (0.9 + 0.2 * self._chance.random()))
+            try:
+                self.announce()
+            except Exception:
+                # A description that fails once must not make the instance silent for good.
+                _log.exception("could not announce this instance")
+
+    # ------------------------------------------------------------ finding others
+
+    async def find(self, service: str | None, capability: str | None, found: Callable[[], bool], *, deadline: float) -> str:
+        """Ask who offers it. Returns as soon as ``found`` says yes, or when nobody who could answer has.
+
+        Args:
+            deadline: in the loop's time.
 
         Returns:
-            Why nobody may be there, for an error's text; the registry tells whether somebody is.
+            Why nobody may be there, for an error's text.
         """
         key = who_service(service) if service is not None else who_capability(str(capability))
-        task = self._finding.get(key)
-        if task is None:
-            task = self._finding[key] = self._tasks.start(self._ask(key, service, capability), f"find {key}")
-            task.add_done_callback(lambda _: self._finding.pop(key, None))
-        left = deadline - asyncio.get_running_loop().time()
-        try:
-            return await asyncio.wait_for(asyncio.shield(task), max(left, 0.001))
-        except TimeoutError:
+        answers = up_service(service) if service is not None else up_capability(str(capability))
+        asking = self._asking.get(key)
+        if asking is None:
+            try:
+                asking = self._tasks.start(self._ask(key, answers), f"ask {key}")
+            except RuntimeError:
+                return "the hub is closed"
+            self._asking[key] = asking
+            asking.add_done_callback(lambda _: self._asking.pop(key, None))
+        now = asyncio.get_running_loop().time
+        await asyncio.wait((asking,), timeout=max(deadline - now(), 0.001))
+        if not asking.done():
             return f"no answer to the question who is there; the link is {self._transport.state}"
+        if asking.cancelled():
+            return "the hub is closed"
+        if reason := asking.result():
+            return self._idle(service, capability) or reason
+        until = min(deadline, now() + FIRST_ANSWER_TIMEOUT)
+        while not found() and not (idle := self._idle(service, capability)):
+            if now() >= until or not await self._news(until - now()):
+                return "somebody is bound to it, but does not answer"
+        return "" if found() else idle
 
     async def find_everyone(self) -> None:
         """Be told of every instance there is, now and later."""
-        await self._take_interest(WHO_EVERYONE, EVERY_ANNOUNCEMENT)
-        await self._question(WHO_EVERYONE)
-
-    async def _ask(self, key: str, service: str | None, capability: str | None) -> str:
-        await self._take_interest(key, up_service(service) if service is not None else up_capability(str(capability)))
-        arrived = asyncio.Event()
-        unwatch = self._registry.watch(lambda _: arrived.set())
         try:
-            try:
-                await self._question(key)
-            except NoRoute:
-                return self._known_but_idle(service, capability) or "nobody offers it"
-            except TransportError as error:
-                return str(error)
-            try:
-                async with asyncio.timeout(FIRST_ANSWER_TIMEOUT):
-                    while not self._callable(service, capability):
-                        arrived.clear()
-                        if self._known_but_idle(service, capability):
-                            break
-                        await arrived.wait()
-            except TimeoutError:
-                pass
-            return self._known_but_idle(service, capability) or "somebody is bound to it, but does not answer"
-        finally:
-            unwatch()
+            await self._question(WHO_EVERYONE, EVERY_ANNOUNCEMENT)
+        except NoRoute:
+            return  # nobody yet
 
-    def _callable(self, service: str | None, capability: str | None) -> bool:
-        if service is not None:
-            return bool(self._registry.candidates(service))
-        return bool(self._registry.candidates_by_capability(str(capability)))
+    async def _ask(self, key: str, answers: str) -> str:
+        """Why nobody can answer; empty when somebody got the question."""
+        now = asyncio.get_running_loop().time
+        wait = self._asked_at.get(key, 0.0) + QUESTION_INTERVAL - now()
+        if wait > 0:
+            await asyncio.sleep(wait)
+        self._asked_at[key] = now()
+        try:
+            await self._question(key, answers)
+        except NoRoute:
+            return "nobody offers it"
+        except TransportError as error:
+            return str(error)
+        return ""
 
-    def _known_but_idle(self, service: str | None, capability: str | None) -> str:
+    def _idle(self, service: str | None, capability: str | None) -> str:
+        """Those that are there and take no calls."""
         known = self._registry.instances(service) if service is not None else self._registry.offering(str(capability))
         idle = [f"{instance.id} is {instance.state}" for instance in known if not instance.takes_calls]
-        return ", ".join(idle[:3])
+        return ", ".join(idle[:3]) if len(idle) == len(known) else ""
 
-    async def _take_interest(self, question: str, answers: str) -> None:
+    async def _question(self, key: str, answers: str) -> None:
         assert self._consumer is not None
-        if question not in self._interests:
+        if key not in self._interests:
             await self._consumer.bind(answers)
-            self._interests[question] = (question, answers)
+            self._interests.add(key)
+        await self._send_question(key)
 
-    async def _question(self, key: str) -> None:
+    async def _send_question(self, key: str) -> None:
         message = ServiceMessage(
-            self._ids.next(),
+            self._me.ids.next(),
             MessageType.BROADCAST,
             "",
-            self._address,
+            self._me.address,
             "",
             WHO,
             priority=Priority.CRITICAL,
-            reply_to=self._address,
+            reply_to=self._me.address,
         )
         await self._transport.send(
             self._topology.discovery,
             key,
             codec.encode(message),
-            timeout=PROBE_TIMEOUT,
+            timeout=QUESTION_TIMEOUT,
             priority=Priority.CRITICAL,
-            expires=PROBE_TIMEOUT,
+            expires=QUESTION_TIMEOUT,
             mandatory=True,
         )
+
+    async def _news(self, timeout: float) -> bool:
+        """Wait for a change in the registry. False: none within ``timeout`` seconds."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(future)
+        try:
+            done, _ = await asyncio.wait((future,), timeout=timeout)
+            return bool(done)
+        finally:
+            self._waiting.discard(future)
+
+    def _wake(self) -> None:
+        waiting, self._waiting = self._waiting, set()
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
+
+    # ------------------------------------------------------------ what comes in
 
     def _receive(self, delivery: Delivery) -> None:
         for message in batch.messages(delivery.body, delivery.content_type):
             if isinstance(message, InvalidMessage):
                 _log.warning("refused on discovery: %s", message)
-            elif message.method == WHO and message.reply_to and self._own is not None:
-                _, data = self._announcement()
-                self._transport.post(self._topology.rpc, message.reply_to, data, priority=Priority.CRITICAL)
+            elif message.method == WHO:
+                self._introduce(message.reply_to)
             elif message.method == UP:
                 self.heard(message)
+
+    def _introduce(self, address: str | None) -> None:
+        if self._own is None or not address:
+            return
+        try:
+            _, data = self._announcement()
+            self._transport.post(self._topology.rpc, address, data, priority=Priority.CRITICAL)
+        except (FabricError, ValueError) as error:
+            _log.warning("could not answer who is there: %s", error)
 
     def heard(self, message: ServiceMessage) -> None:
         """Take an announcement, also one that came as an answer."""
         try:
             instance = Instance.from_plain(message.payload)
         except InvalidMessage as error:
-            _log.warning("refused an announcement from %s: %s", message.instance, error)
+            _log.warning("refused an announcement from %s: %s", message.instance[:100], error)
             return
         self._registry.apply(instance, self._clock.monotonic())
-
-    async def _heartbeats(self) -> None:
-        while True:
-            await asyncio.sleep(self._settings.heartbeat_interval * (0.9 + 0.2 * self._chance.random()))
-            self.announce()
-
-    async def _watch(self) -> None:
-        """An instance is dropped only when the broker says that its inbox is gone: a silent one may just be busy."""
-        interval = min(1.0, self._settings.heartbeat_interval)
-        while True:
-            await asyncio.sleep(interval)
-            if self._transport.state is not LinkState.READY:
-                continue
-            silent = self._settings.heartbeat_interval * self._settings.lost_after
-            overdue = {endpoint.id for endpoint in self._registry.overdue(self._clock.monotonic() - silent)}
-            for id in overdue:
-                self._registry.suspect(id)
-            for id in sorted(overdue | self._waiting_on(1.0))[:200]:
-                self._tasks.start(self._probe(id), f"probe {id}")
-
-    async def _probe(self, id: str) -> None:
-        message = ServiceMessage(
-            self._ids.next(), MessageType.PROBE, "", self._address, "", "fabric.probe", priority=Priority.CRITICAL
-        )
-        try:
-            await self._transport.send(
-                self._topology.rpc,
-                id,
-                codec.encode(message),
-                timeout=PROBE_TIMEOUT,
-                priority=Priority.CRITICAL,
-                expires=PROBE_TIMEOUT,
-                mandatory=True,
-            )
-        except NoRoute:
-            self._lost(id, "its inbox is gone from the broker")
-        except FabricError as error:
-            _log.debug("probe of %s: %s", id, error)
 
     def _link_changed(self, event: LinkEvent) -> None:
         if event.state is LinkState.READY and event.epoch > 1 and self._consumer is not None:
@@ -262,15 +267,22 @@ class Presence:
 
     async def _rejoin(self) -> None:
         """After a reconnect: be found again, and learn what was missed."""
-        self.announce()
-        for question in list(self._interests):
+        try:
+            self.announce()
+        except FabricError as error:
+            _log.warning("could not announce this instance: %s", error)
+        for key in list(self._interests):
             try:
-                await self._question(question)
+                await self._send_question(key)
+            except TransportClosed:
+                return
             except FabricError as error:
-                _log.debug("question %s after a reconnect: %s", question, error)
+                _log.debug("question %s after a reconnect: %s", key, error)
 
     async def aclose(self) -> None:
-        self._unwatch()
+        for unwatch in self._unwatch:
+            unwatch()
+        self._wake()
         await self._tasks.aclose()
         if self._consumer is not None:
             await self._consumer.aclose()

@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from fabric.config import Settings
-from fabric.dispatcher import Dispatcher
+from fabric.dispatcher import MARK, Dispatcher
+from fabric.errors import FabricError
 from fabric.subscriber import Subscriber
-from fabric.transports.base import Consumer
+from fabric.transports.base import Consumer, LinkState, Transport
+from fabric.wire import codec
+from fabric.wire.message import MessageIds, MessageType, Priority, ServiceMessage
+
+_log = logging.getLogger("fabric.served")
+
+LAST_CALL_TIMEOUT = 2.0
 
 
 class Served:
     """A service on the bus: its inbox is there, its doors are closed at first."""
 
-    def __init__(self, dispatcher: Dispatcher, subscriber: Callable[[], Subscriber], inbox: Consumer, settings: Settings) -> None:
-        self._dispatcher, self._make_subscriber, self._inbox, self._settings = dispatcher, subscriber, inbox, settings
+    def __init__(
+        self,
+        transport: Transport,
+        dispatcher: Dispatcher,
+        subscriber: Callable[[], Subscriber],
+        inbox: Consumer,
+        settings: Settings,
+        *,
+        instance: str,
+    ) -> None:
+        self._transport, self._dispatcher, self._inbox = transport, dispatcher, inbox
+        self._make_subscriber, self._settings, self._instance = subscriber, settings, instance
         self._subscriber: Subscriber | None = None
+        self.closed = False
 
     @property
     def load(self) -> int:
@@ -24,10 +43,15 @@ class Served:
         return self._dispatcher.load
 
     async def open_doors(self) -> None:
-        """Take requests, events and broadcasts from now on."""
+        """Take requests, events and broadcasts from now on. Idempotent; if it fails the doors are closed as before."""
         if self._subscriber is None:
-            self._subscriber = self._make_subscriber()
-            await self._subscriber.open(self._settings.connect_timeout)
+            subscriber = self._make_subscriber()
+            try:
+                await subscriber.open(self._settings.connect_timeout)
+            except BaseException:
+                await subscriber.drain(0.0)
+                raise
+            self._subscriber = subscriber
         self._dispatcher.accept(yes=True)
 
     async def drain(self, timeout: float | None = None) -> bool:
@@ -40,5 +64,34 @@ class Served:
         return events and requests
 
     async def aclose(self) -> None:
-        """Take the inbox off the bus; callers learn in one round trip."""
-        await self._inbox.aclose()
+        """Drain, then take the inbox off the bus; callers learn in one round trip. Idempotent."""
+        if self.closed:
+            return
+        self.closed = True
+        try:
+            await self.drain()
+            await self._last_call()
+        finally:
+            await self._inbox.aclose()
+            await self._dispatcher.aclose()
+
+    async def _last_call(self) -> None:
+        """A queue that goes takes what it holds with it, unanswered. So first let nothing more in, and then let everything
+        out that came before: a message to ourselves is behind all of it."""
+        if self._transport.state is not LinkState.READY:
+            return
+        mark = ServiceMessage(MessageIds().next(), MessageType.PROBE, "", self._instance, "", MARK, priority=Priority.LOW)
+        try:
+            async with asyncio.timeout(LAST_CALL_TIMEOUT):
+                await self._inbox.unbind(self._instance)
+                await self._transport.send(
+                    "",
+                    self._inbox.address,
+                    codec.encode(mark),
+                    timeout=LAST_CALL_TIMEOUT,
+                    priority=Priority.LOW,
+                    mandatory=True,
+                )
+                await self._dispatcher.marked.wait()
+        except (FabricError, TimeoutError) as error:
+            _log.debug("%s left without a last call: %s", self._instance, error)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 from pydantic import ValidationError
 
+from fabric.clock import Clock
+from fabric.config import Settings
 from fabric.context import CallContext, enter
 from fabric.contract import HandlerContract, ServiceContract, problems
-from fabric.errors import FabricError, InvalidMessage
+from fabric.errors import InvalidMessage
 from fabric.tasks import Tasks
 from fabric.transports.base import Consumer, Delivery, Transport
 from fabric.transports.topology import Topology
@@ -22,6 +25,8 @@ from fabric.wire.message import ServiceMessage
 _log = logging.getLogger("fabric.subscriber")
 
 MAX_BROADCASTS = 1000
+BROADCAST_TIMEOUT = 60.0
+MOST_REMEMBERED = 100_000
 
 
 @lru_cache(maxsize=4096)
@@ -43,105 +48,193 @@ def matches(pattern: str, topic: str) -> bool:
     return _pattern(pattern).fullmatch("." + topic) is not None
 
 
-class Subscriber:
-    """Runs the event and broadcast handlers of one service in this process. Owned by a hub."""
+class _Group:
+    """The handlers that share a queue, what runs of it here, and what has been done lately."""
 
-    def __init__(self, transport: Transport, topology: Topology, contract: ServiceContract, service: object) -> None:
+    def __init__(self, name: str, handlers: list[HandlerContract], clock: Clock) -> None:
+        options = handlers[0].options
+        assert options is not None
+        self.name, self.handlers, self.options, self._clock = name, handlers, options, clock
+        self.running: dict[str, Delivery] = {}
+        self._done: OrderedDict[str, float] = OrderedDict()
+
+    def finished(self, id: str) -> None:
+        if self.options.unique_for:
+            self._done[id] = self._clock.monotonic() + self.options.unique_for
+            while len(self._done) > MOST_REMEMBERED:
+                self._done.popitem(last=False)
+
+    def is_repeat(self, id: str) -> bool:
+        """Whether it was handled here within the window."""
+        now = self._clock.monotonic()
+        while self._done and next(iter(self._done.values())) <= now:
+            self._done.popitem(last=False)
+        return id in self._done
+
+    def matching(self, topic: str) -> list[HandlerContract]:
+        return [handler for handler in self.handlers if any(matches(pattern, topic) for pattern in handler.patterns)]
+
+
+class Subscriber:
+    """Runs the event and broadcast handlers of one service in this process. Owned by a hub.
+
+    Attributes:
+        handled, failed, invalid: events and broadcasts, by how they ended.
+        repeated: events not handled again, as they had been or were being.
+        unwanted: events that no handler matches any more; they are acknowledged.
+        dropped_broadcasts: refused because too many were being handled.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        topology: Topology,
+        settings: Settings,
+        contract: ServiceContract,
+        service: object,
+        *,
+        clock: Clock,
+    ) -> None:
         self._transport, self._topology, self._contract, self._service = transport, topology, contract, service
+        self._limits, self._clock = codec.Limits(message_bytes=settings.max_message_bytes), clock
         self._consumers: list[Consumer] = []
-        self._tasks = Tasks(f"{contract.name} events")
-        self.handled = self.failed = self.invalid = self.dropped_broadcasts = 0
+        self._events = Tasks(f"{contract.name} events")
+        self._broadcasts = Tasks(f"{contract.name} broadcasts")
+        self._closing = False
+        self.handled = self.failed = self.invalid = self.repeated = self.unwanted = self.dropped_broadcasts = 0
 
     async def open(self, timeout: float) -> None:
-        for group, handlers in self._contract.groups.items():
-            first = handlers[0].options
-            assert first is not None
-            patterns = tuple(dict.fromkeys(pattern for handler in handlers for pattern in handler.patterns))
+        """Consume. ``timeout`` in seconds for each queue."""
+        for name, handlers in self._contract.groups.items():
+            group = _Group(name, handlers, self._clock)
             queue = self._topology.event_group(
                 self._contract.name,
-                patterns,
-                group=group,
-                prefetch=max(h.options.concurrency for h in handlers if h.options is not None),
-                max_attempts=first.max_attempts,
-                retry_delays=first.retry_delays,
+                tuple(dict.fromkeys(pattern for handler in handlers for pattern in handler.patterns)),
+                group=name,
+                prefetch=max(handler.options.concurrency for handler in handlers if handler.options is not None),
+                max_attempts=group.options.max_attempts,
+                retry_delays=group.options.retry_delays,
             )
-            self._consumers.append(await self._transport.consume(queue, self._receiver(handlers), timeout=timeout))
+            self._consumers.append(await self._transport.consume(queue, self._receiver(group), timeout=timeout))
         if self._contract.broadcasts:
             self._consumers.append(
                 await self._transport.consume(self._topology.broadcasts(), self._receive_broadcast, timeout=timeout)
             )
 
-    def _receiver(self, handlers: Sequence[HandlerContract]) -> Callable[[Delivery], None]:
+    # ------------------------------------------------------------ events
+
+    def _receiver(self, group: _Group) -> Callable[[Delivery], None]:
         def receive(delivery: Delivery) -> None:
-            self._tasks.start(self._handle(delivery, handlers), f"event {delivery.key}")
+            if not self._closing:  # unacknowledged it goes to another instance
+                self._events.start(self._take(delivery, group), f"event {delivery.key}")
 
         return receive
 
-    async def _handle(self, delivery: Delivery, handlers: Sequence[HandlerContract]) -> None:
+    async def _take(self, delivery: Delivery, group: _Group) -> None:
         try:
-            message = codec.decode(delivery.body, delivery.content_type)
+            message = codec.decode(delivery.body, delivery.content_type, self._limits)
         except InvalidMessage as error:
-            self.invalid += 1
             await self._give_up(delivery, str(error))
             return
+        id = message.id
+        if delivery.redelivered and id in group.running:
+            # The link broke while it was being handled: the old delivery can't be acknowledged any more, this one can.
+            group.running[id] = delivery
+            self.repeated += 1
+            return
+        if group.is_repeat(id):
+            self.repeated += 1
+            delivery.ack()
+            return
+        group.running[id] = delivery
+        try:
+            await self._handle(message, delivery, group)
+        finally:
+            if group.running.get(id) is delivery:
+                del group.running[id]
+
+    async def _handle(self, message: ServiceMessage, delivery: Delivery, group: _Group) -> None:
+        handlers = group.matching(message.method)
         enter(_context(message, delivery))
         try:
-            for handler in handlers:
-                if any(matches(pattern, message.method) for pattern in handler.patterns):
-                    await self._call(handler, message.payload)
+            arguments = [handler.arguments.read(message.payload) for handler in handlers]
         except ValidationError as error:
-            self.invalid += 1
-            await self._give_up(delivery, f"does not fit the handler: {problems(error)[:3]}")
+            await self._give_up(self._newest(message, delivery, group), f"does not fit the handler: {problems(error)[:3]}")
+            return
         except Exception as error:
-            self.failed += 1
-            _log.warning("%s could not handle %s: %r", self._contract.name, message.method, error)
-            try:
-                await delivery.retry(f"{type(error).__name__}: {error}")
-            except FabricError as problem:
-                _log.warning("retry of %s: %s; the broker delivers it again", message.method, problem)
+            await self._try_again(message, delivery, group, error)
+            return
+        try:
+            async with asyncio.timeout(group.options.timeout):
+                for handler, values in zip(handlers, arguments, strict=True):
+                    await getattr(self._service, handler.attribute)(**values)
+        except asyncio.CancelledError:
+            await self._try_again(message, delivery, group, RuntimeError("the instance stopped, or the handler was cancelled"))
+        except BaseException as error:
+            await self._try_again(message, delivery, group, error)
+            if not isinstance(error, Exception):
+                raise
         else:
-            self.handled += 1
-            delivery.ack()
+            self.handled += bool(handlers)
+            self.unwanted += not handlers
+            group.finished(message.id)
+            self._newest(message, delivery, group).ack()
+
+    def _newest(self, message: ServiceMessage, delivery: Delivery, group: _Group) -> Delivery:
+        """The delivery of this event that can still be settled; it may have come again while it was being handled."""
+        return group.running.pop(message.id, delivery)
+
+    async def _try_again(self, message: ServiceMessage, delivery: Delivery, group: _Group, error: BaseException) -> None:
+        self.failed += 1
+        _log.warning("%s could not handle %s: %r", self._contract.name, message.method, error)
+        reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, TimeoutError) and not str(error):
+            reason = f"the handler took longer than {group.options.timeout:g} s"
+        await self._newest(message, delivery, group).retry(reason)
 
     async def _give_up(self, delivery: Delivery, reason: str) -> None:
         """What can't be read now can't be read later."""
+        self.invalid += 1
         _log.warning("%s dead-letters an event %s: %s", self._contract.name, delivery.key, reason)
-        try:
-            await delivery.reject(reason)
-        except FabricError as error:
-            _log.warning("dead-lettering %s: %s; the broker delivers it again", delivery.key, error)
+        await delivery.reject(reason)
+
+    # ------------------------------------------------------------ broadcasts
 
     def _receive_broadcast(self, delivery: Delivery) -> None:
-        for message in batch.messages(delivery.body, delivery.content_type):
+        for message in batch.messages(delivery.body, delivery.content_type, self._limits):
             if isinstance(message, InvalidMessage):
                 self.invalid += 1
                 continue
             for handler in self._contract.broadcasts:
-                if any(matches(topic, message.method) for topic in handler.patterns):
-                    if len(self._tasks) >= MAX_BROADCASTS:
-                        self.dropped_broadcasts += 1
-                        continue
-                    self._tasks.start(self._broadcast(handler, message, delivery), f"broadcast {message.method}")
+                if self._closing or not any(matches(topic, message.method) for topic in handler.patterns):
+                    continue
+                if len(self._broadcasts) >= MAX_BROADCASTS:
+                    self.dropped_broadcasts += 1
+                    continue
+                self._broadcasts.start(self._broadcast(handler, message, delivery), f"broadcast {message.method}")
 
     async def _broadcast(self, handler: HandlerContract, message: ServiceMessage, delivery: Delivery) -> None:
         enter(_context(message, delivery))
         try:
-            await self._call(handler, message.payload)
+            async with asyncio.timeout(BROADCAST_TIMEOUT):
+                await getattr(self._service, handler.attribute)(**handler.arguments.read(message.payload))
             self.handled += 1
         except Exception as error:
             self.failed += 1
             _log.warning("%s could not handle the broadcast %s: %r", self._contract.name, message.method, error)
 
-    async def _call(self, handler: HandlerContract, payload: Any) -> None:
-        await getattr(self._service, handler.attribute)(**handler.arguments.read(payload))
+    # ------------------------------------------------------------ the end
 
     async def drain(self, timeout: float) -> bool:
-        """Take no more and let what runs end; what does not is cancelled, and its events are delivered again elsewhere."""
+        """Take no more and let what runs end within ``timeout`` seconds. What does not is cancelled, and its events are
+        delivered again, elsewhere."""
+        self._closing = True
         for consumer in self._consumers:
             await consumer.aclose()
-        done = await self._tasks.wait(timeout)
-        await self._tasks.aclose()
-        return done
+        events, broadcasts = await asyncio.gather(self._events.wait(timeout), self._broadcasts.wait(timeout))
+        await self._events.aclose()
+        await self._broadcasts.aclose()
+        return events and broadcasts
 
 
 def _context(message: ServiceMessage, delivery: Delivery) -> CallContext:

@@ -9,7 +9,9 @@ from typing import Any
 from fabric.errors import (
     CallError,
     Cancelled,
+    DeadlineExceeded,
     ExpiredInQueue,
+    InstanceLost,
     Overloaded,
     RemoteError,
     ServiceError,
@@ -24,6 +26,7 @@ class Facts:
     service: str
     method: str
     started: float
+    deadline: float
     instance: str | None = None
     attempt: int = 1
 
@@ -34,6 +37,7 @@ class Facts:
             "instance": self.instance,
             "attempt": self.attempt,
             "elapsed": now - self.started,
+            "remaining": max(0.0, self.deadline - now),
         }
 
 
@@ -41,8 +45,24 @@ def overloaded(reason: str, retry_after: float = 0.0) -> dict[str, Any]:
     return {"kind": "overloaded", "message": reason, "retry_after": retry_after}
 
 
+def draining(reason: str) -> dict[str, Any]:
+    """It takes no calls at all: another instance may be asked at once."""
+    return {"kind": "draining", "message": reason}
+
+
 def expired() -> dict[str, Any]:
+    """The deadline passed before it ran."""
     return {"kind": "expired", "message": ""}
+
+
+def late() -> dict[str, Any]:
+    """The deadline passed while it ran."""
+    return {"kind": "late", "message": "the handler was stopped at the deadline"}
+
+
+def stopped() -> dict[str, Any]:
+    """The instance went away while it ran."""
+    return {"kind": "stopped", "message": "it shut down before the handler had ended"}
 
 
 def cancelled(reason: str) -> dict[str, Any]:
@@ -50,7 +70,17 @@ def cancelled(reason: str) -> dict[str, Any]:
 
 
 def invalid(reason: str, errors: list[dict[str, Any]]) -> dict[str, Any]:
+    """The arguments do not fit."""
     return {"kind": "invalid", "message": reason, "errors": errors}
+
+
+def invalid_result(reason: str, errors: list[dict[str, Any]]) -> dict[str, Any]:
+    """It ran, and what it returned does not fit."""
+    return {"kind": "invalid-result", "message": reason, "errors": errors}
+
+
+def no_method(reason: str) -> dict[str, Any]:
+    return {"kind": "no-method", "message": reason}
 
 
 def failed(error: BaseException) -> dict[str, Any]:
@@ -69,7 +99,14 @@ def failed(error: BaseException) -> dict[str, Any]:
     if isinstance(error, CallError):
         code = f"nested.{type(error).__name__}"
         details = {"service": error.service, "method": error.method, "instance": error.instance}
-    return {"kind": "failed", "type": type(error).__name__, "message": str(error)[:2000], "code": code, "details": details}
+    return {"kind": "failed", "type": type(error).__name__, "message": _said(error), "code": code, "details": details}
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error)[:2000]
+    except Exception:  # its __str__ is code of a handler's, and this is the last place that can still answer
+        return "(its text can't be read)"
 
 
 def outcome(error: Mapping[str, Any], facts: Mapping[str, Any]) -> CallError:
@@ -78,13 +115,20 @@ def outcome(error: Mapping[str, Any], facts: Mapping[str, Any]) -> CallError:
     match error.get("kind"):
         case "overloaded":
             return Overloaded(message, retry_after=_seconds(error.get("retry_after")), **facts)
+        case "draining":
+            return Overloaded(message, draining=True, **facts)
         case "expired":
             return ExpiredInQueue(message, **facts)
+        case "late":
+            return DeadlineExceeded(message, **facts)
+        case "stopped":
+            return InstanceLost(message, **facts)
         case "cancelled":
             return Cancelled(message, **facts)
-        case "invalid":
+        case "invalid" | "invalid-result" as kind:
             errors = error.get("errors")
-            return ValidationFailed(message, errors=errors if isinstance(errors, list) else (), **facts)
+            known = [item for item in errors if isinstance(item, dict)] if isinstance(errors, list) else []
+            return ValidationFailed(message, errors=known, executed=kind == "invalid-result", **facts)
         case "no-method":
             return ValidationFailed(message, **facts)
         case _:

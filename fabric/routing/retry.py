@@ -33,20 +33,29 @@ class RetryPolicy:
             raise ValueError(f"not a retry policy: {self}")
 
     def allows(self, error: CallError, *, idempotent: bool) -> bool:
-        """Whether another attempt is right after this outcome: it did not run, or may run twice."""
-        if error.attempt >= self.attempts or isinstance(error, CircuitOpen):
+        """Whether another attempt is right after this outcome: it did not run, or may run twice.
+
+        An instance that turned out to be gone was never tried, so a few more of them are allowed.
+        """
+        limit = 4 * self.attempts if isinstance(error, NoInstance) else self.attempts
+        if error.attempt >= limit or isinstance(error, CircuitOpen):
             return False
         if isinstance(error, (InstanceLost, LinkLost)):
             return idempotent
         return error.retryable
 
     def pause(self, error: CallError, source: random.Random) -> float:
-        """Seconds before the next attempt: none for an instance that was gone, at least what an overloaded one asked for."""
-        if isinstance(error, (NoInstance, InstanceLost)):
+        """Seconds before the next attempt: none when it goes elsewhere anyway, at least what an overloaded one asked for."""
+        if goes_elsewhere(error):
             return 0.0
         bound = min(self.ceiling, self.base * self.factor ** (error.attempt - 1))
         asked = error.retry_after if isinstance(error, Overloaded) else 0.0
         return asked + source.random() * bound
+
+
+def goes_elsewhere(error: CallError) -> bool:
+    """Whether what failed is out of the running: the next attempt adds no load to it, so it needs no pause and no budget."""
+    return isinstance(error, (NoInstance, InstanceLost)) or (isinstance(error, Overloaded) and error.draining)
 
 
 class RetryBudget:

@@ -2,6 +2,8 @@
 
 While one body of a lane is under way the next fills, so a lane adapts by itself: alone a message leaves in the same loop
 turn, under load a body carries hundreds. A message is never held back to wait for company.
+
+While the link is down, what waits stays here, so that what its sender has given up by then provably never leaves.
 """
 
 from __future__ import annotations
@@ -10,34 +12,49 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from fabric.errors import FabricError, NotSent
+from fabric.errors import ConnectionLost, FabricError, NotSent, TransportClosed
 from fabric.tasks import Tasks
-from fabric.transports.base import Transport
+from fabric.transports.base import LinkEvent, LinkState, Transport
 from fabric.wire import batch
 from fabric.wire.codec import MSGPACK
 from fabric.wire.message import Priority
+
+_TIDY = 256
 
 
 class Parcel(Protocol):
     """What the outbox needs to know of a message besides its bytes.
 
-    ``wanted`` turns false when its sender gave up; it is then dropped unsent. ``deadline`` is in the loop's time.
+    Attributes:
+        deadline: in the loop's time.
+        left: set here when it is handed to the transport; until then it has not left this process.
     """
 
+    deadline: float
+    left: bool
+
     @property
-    def wanted(self) -> bool: ...
-    @property
-    def deadline(self) -> float: ...
+    def wanted(self) -> bool:
+        """False once its sender gave up; it is then dropped if it has not left."""
+        ...
 
 
 class _Lane:
-    __slots__ = ("busy", "bytes", "exchange", "items", "key", "priority")
+    __slots__ = ("busy", "bytes", "exchange", "items", "key", "priority", "tidy_at")
 
     def __init__(self, exchange: str, key: str, priority: Priority) -> None:
         self.exchange, self.key, self.priority = exchange, key, priority
         self.items: list[tuple[bytes, Parcel]] = []
         self.bytes = 0
         self.busy = False
+        self.tidy_at = _TIDY
+        """How many items make a look for unwanted ones worth while: twice what the last look left."""
+
+    def tidy(self) -> None:
+        """Forget what nobody wants any more, which piles up while the link is down."""
+        self.items = [item for item in self.items if item[1].wanted]
+        self.bytes = sum(len(data) for data, _ in self.items)
+        self.tidy_at = _TIDY + 2 * len(self.items)
 
 
 class Outbox:
@@ -45,7 +62,7 @@ class Outbox:
 
     Args:
         sent: called with the parcels of a body that the broker has confirmed.
-        failed: called with the parcels of a body and why it failed: ``NoRoute``, ``NotSent`` or ``ConnectionLost``.
+        failed: called with the parcels of a body and why it failed: ``NoRoute``, ``NotSent``, ``ConnectionLost`` ...
         max_batch_bytes: of one body.
         max_waiting_bytes: of one lane; more is refused, which is the back-pressure.
     """
@@ -61,28 +78,45 @@ class Outbox:
     ) -> None:
         self._transport = transport
         self._sent, self._failed = sent, failed
-        self._max_batch, self._max_waiting = max_batch_bytes, max_waiting_bytes
+        self._max_batch, self._max_waiting = min(max_batch_bytes, transport.max_body), max_waiting_bytes
         self._lanes: dict[tuple[str, str, Priority], _Lane] = {}
         self._tasks = Tasks("outbox")
+        self._unwatch = transport.watch(self._link_changed)
 
     def put(self, exchange: str, key: str, priority: Priority, data: bytes, parcel: Parcel) -> None:
         """Send ``data`` with whatever else is ready for there.
 
         Raises:
-            NotSent: the lane is full.
+            NotSent: the lane is full; or the broker takes nothing, and what is of low priority does not wait for it.
         """
         lane = self._lanes.get((exchange, key, priority))
         if lane is None:
             lane = self._lanes[exchange, key, priority] = _Lane(exchange, key, priority)
-        if lane.bytes + len(data) > self._max_waiting:
-            raise NotSent(f"{lane.bytes} bytes wait for {key!r} already")
+        if len(lane.items) >= lane.tidy_at or lane.bytes + len(data) > self._max_waiting:
+            lane.tidy()
+            if lane.bytes + len(data) > self._max_waiting:
+                raise NotSent(f"{lane.bytes} bytes wait for {key!r} already")
+        if priority is Priority.LOW and self._transport.state is LinkState.BLOCKED:
+            raise NotSent("the broker takes no publishes at present; low priority is shed first")
         lane.items.append((data, parcel))
         lane.bytes += len(data)
         if not lane.busy:
             lane.busy = True
             asyncio.get_running_loop().call_soon(self._flush, lane)
 
+    def _link_changed(self, event: LinkEvent) -> None:
+        if event.state is LinkState.READY and not event.consumer:
+            for lane in list(self._lanes.values()):
+                if not lane.busy:
+                    lane.busy = True
+                    self._flush(lane)
+
     def _flush(self, lane: _Lane) -> None:
+        """Send the next body of a lane, which the caller has marked busy."""
+        state = self._transport.state
+        if state is not LinkState.READY and state is not LinkState.CLOSED:
+            lane.busy = False
+            return
         bodies, parcels = self._take(lane)
         if not bodies:
             lane.busy = False
@@ -90,20 +124,21 @@ class Outbox:
             return
         body, content_type = (bodies[0], MSGPACK) if len(bodies) == 1 else (batch.join(bodies), batch.BATCH)
         try:
-            self._tasks.start(self._send(lane, body, content_type, parcels), f"send to {lane.key}")
+            self._tasks.start(self._send(lane, body, content_type, parcels), lane.key)
         except RuntimeError:
-            self._failed(parcels, NotSent("the hub is closing"))
+            self._failed(parcels, TransportClosed("the hub is closed"))
 
     def _take(self, lane: _Lane) -> tuple[list[bytes], list[Parcel]]:
         bodies: list[bytes] = []
         parcels: list[Parcel] = []
-        size = taken = 0
+        size, taken = batch.OVERHEAD, 0
         for data, parcel in lane.items:
-            if bodies and size + len(data) > self._max_batch:
+            if bodies and size + len(data) + batch.OVERHEAD > self._max_batch:
                 break
             taken += 1
             lane.bytes -= len(data)
             if parcel.wanted:
+                parcel.left = True
                 bodies.append(data)
                 parcels.append(parcel)
                 size += len(data) + batch.OVERHEAD
@@ -111,8 +146,8 @@ class Outbox:
         return bodies, parcels
 
     async def _send(self, lane: _Lane, body: bytes, content_type: str, parcels: Sequence[Parcel]) -> None:
-        left = max(parcel.deadline for parcel in parcels) - asyncio.get_running_loop().time()
-        left = max(left, 0.001)
+        last = parcels[0].deadline if len(parcels) == 1 else max(parcel.deadline for parcel in parcels)
+        left = max(last - asyncio.get_running_loop().time(), 0.001)
         try:
             await self._transport.send(
                 lane.exchange,
@@ -126,9 +161,16 @@ class Outbox:
             )
         except FabricError as error:
             self._failed(parcels, error)
+        except Exception as error:
+            self._failed(parcels, ConnectionLost(f"the transport failed: {error!r}"))
+            raise
         else:
             self._sent(parcels)
-        self._flush(lane)
+        finally:
+            self._flush(lane)
 
     async def aclose(self) -> None:
+        """Drop what waits. Its senders are told by whoever closes."""
+        self._unwatch()
         await self._tasks.aclose()
+        self._lanes.clear()

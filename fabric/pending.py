@@ -1,0 +1,256 @@
+"""Requests under way: sent, matched with their answers, given up.
+
+Every request ends exactly once, by whatever comes first: its answer, the broker's word that it could not be delivered, the
+loss of its instance or of our link, its deadline, or its caller's cancellation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from fabric.clock import Clock
+from fabric.config import Settings
+from fabric.errors import (
+    CallError,
+    CallNotSent,
+    DeadlineExceeded,
+    FabricError,
+    InstanceLost,
+    LinkLost,
+    NoInstance,
+    NoRoute,
+    NotSent,
+    PayloadTooLarge,
+    TransportClosed,
+)
+from fabric.identity import Identity
+from fabric.routing.outcomes import Facts, outcome
+from fabric.routing.registry import Endpoint, Happening, RegistryEvent, ServiceRegistry
+from fabric.transports.base import LinkEvent, LinkState, Transport
+from fabric.transports.outbox import Outbox, Parcel
+from fabric.transports.topology import Topology
+from fabric.wire import codec
+from fabric.wire.message import MessageType, Priority, ServiceMessage
+
+
+class Pending:
+    """A request that has no answer yet. It is also its own parcel in the outbox.
+
+    Attributes:
+        epoch: of the link on which the broker confirmed it; 0 until then.
+    """
+
+    __slots__ = ("deadline", "endpoint", "epoch", "facts", "future", "id", "left", "started")
+
+    def __init__(
+        self, id: str, endpoint: Endpoint, facts: Facts, future: asyncio.Future[Any], started: float, deadline: float
+    ) -> None:
+        self.id, self.endpoint, self.facts, self.future = id, endpoint, facts, future
+        self.started, self.deadline = started, deadline
+        self.epoch = 0
+        self.left = False
+
+    @property
+    def wanted(self) -> bool:
+        return not self.future.done()
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class PendingRequests:
+    """Sends requests over a transport and matches the answers. Owned by a hub."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        topology: Topology,
+        registry: ServiceRegistry,
+        settings: Settings,
+        me: Identity,
+        *,
+        clock: Clock,
+    ) -> None:
+        self._transport, self._exchange, self._registry = transport, topology.rpc, registry
+        self._source, self._address, self._ids, self._clock = me.service, me.address, me.ids, clock
+        self._limits = codec.Limits(message_bytes=min(settings.max_message_bytes, transport.max_body))
+        self._pending: dict[str, Pending] = {}
+        self._outbox = Outbox(transport, sent=self._sent, failed=self._failed, max_batch_bytes=settings.max_batch_bytes)
+        self._unwatch = (transport.watch(self._link_changed), registry.watch(self._registry_changed))
+        self.late_answers = 0
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    async def ask(
+        self,
+        endpoint: Endpoint,
+        method: str,
+        payload: Any,
+        facts: Facts,
+        priority: Priority,
+        headers: dict[str, Any] | None,
+    ) -> Any:
+        """Send one request to one instance and return its answer's payload.
+
+        Raises:
+            CallError: how it ended instead.
+            PayloadTooLarge, InvalidMessage: it can't be sent.
+        """
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        id = self._ids.next()
+        deadline = facts.deadline
+        data = codec.encode(
+            ServiceMessage(
+                id,
+                MessageType.REQUEST,
+                self._source,
+                self._address,
+                endpoint.instance.service,
+                method,
+                payload,
+                priority,
+                None,
+                self._clock.time() + deadline - now,
+                facts.attempt,
+                self._address,
+                None,
+                headers,
+            ),
+            self._limits,
+        )
+        future: asyncio.Future[Any] = loop.create_future()
+        pending = Pending(id, endpoint, facts, future, now, deadline)
+        timer = loop.call_at(deadline, self._expire, pending)
+        self._pending[id] = pending
+        endpoint.pending += 1
+        try:
+            self._outbox.put(self._exchange, endpoint.id, priority, data, pending)
+            return await future
+        except asyncio.CancelledError:
+            self._withdraw(pending)
+            if not future.cancelled():
+                future.exception()  # it ended in the same turn; nobody is left to see how
+            raise
+        except DeadlineExceeded:
+            self._withdraw(pending)
+            raise
+        except NotSent as error:
+            raise CallNotSent(str(error), **facts.at(loop.time())) from error
+        finally:
+            timer.cancel()
+            del self._pending[id]
+            endpoint.pending -= 1
+
+    def answer(self, message: ServiceMessage) -> None:
+        """Take a response."""
+        pending = self._pending.get(message.correlation_id or "")
+        if pending is None or pending.future.done():
+            self.late_answers += 1
+        elif message.error is None:
+            pending.future.set_result(message.payload)
+        else:
+            pending.fail(outcome(message.error, self._facts(pending)))
+
+    def owed(self, older_than: float) -> dict[str, list[str]]:
+        """The requests that wait for more than that many seconds, by the instance that owes the answer."""
+        before = asyncio.get_running_loop().time() - older_than
+        owed: dict[str, list[str]] = {}
+        for pending in self._pending.values():
+            if pending.epoch and pending.started <= before:
+                owed.setdefault(pending.endpoint.id, []).append(pending.id)
+        return owed
+
+    def lose(self, instance: str, reason: str) -> None:
+        """The instance, which the registry may not know by now, is gone: nobody answers what it had."""
+        self._registry.lose(instance, reason)
+        for pending in list(self._pending.values()):
+            # Of what is not confirmed the broker is about to say whether it was delivered, which is better to know.
+            if pending.endpoint.id == instance and pending.epoch:
+                pending.fail(InstanceLost(reason, **self._facts(pending)))
+
+    def forgotten(self, requests: Iterable[str]) -> None:
+        """Their instance says that it neither has them nor owes an answer: they, or their answers, were lost on the way."""
+        for id in requests:
+            pending = self._pending.get(id)
+            if pending is not None:
+                lost = LinkLost if pending.epoch < self._transport.epoch else InstanceLost
+                pending.fail(lost("the instance does not have the request any more", **self._facts(pending)))
+
+    def close(self, reason: str) -> None:
+        """Fail everything that is under way."""
+        for pending in list(self._pending.values()):
+            kind = LinkLost if pending.left else CallNotSent
+            pending.fail(kind(reason, **self._facts(pending)))
+
+    async def aclose(self) -> None:
+        for unwatch in self._unwatch:
+            unwatch()
+        self.close("the hub was closed")
+        await self._outbox.aclose()
+
+    def _facts(self, pending: Pending) -> dict[str, Any]:
+        return pending.facts.at(asyncio.get_running_loop().time())
+
+    def _expire(self, pending: Pending) -> None:
+        if pending.left:
+            pending.fail(DeadlineExceeded(**self._facts(pending)))
+        else:
+            where = f"it waited for the link, which is {self._transport.state}"
+            pending.fail(CallNotSent(where, **self._facts(pending)))
+
+    def _withdraw(self, pending: Pending) -> None:
+        """Nobody waits for it any more: its handler need not go on."""
+        if not pending.left or self._transport.state is LinkState.CLOSED:
+            return
+        message = ServiceMessage(
+            self._ids.next(),
+            MessageType.CANCEL,
+            self._source,
+            self._address,
+            pending.endpoint.instance.service,
+            pending.facts.method,
+            priority=Priority.HIGH,
+            correlation_id=pending.id,
+        )
+        self._transport.post(self._exchange, pending.endpoint.id, codec.encode(message), priority=Priority.HIGH)
+
+    def _sent(self, parcels: Sequence[Parcel]) -> None:
+        epoch = self._transport.epoch
+        for parcel in parcels:
+            assert isinstance(parcel, Pending)
+            parcel.epoch = epoch
+
+    def _failed(self, parcels: Sequence[Parcel], error: FabricError) -> None:
+        for parcel in parcels:
+            assert isinstance(parcel, Pending)
+            if parcel.wanted:
+                parcel.fail(self._unsent(parcel, error))
+        if isinstance(error, NoRoute):
+            self.lose(error.key, "its inbox is gone from the broker")
+
+    def _unsent(self, pending: Pending, error: FabricError) -> FabricError:
+        if isinstance(error, PayloadTooLarge):
+            return error
+        facts = self._facts(pending)
+        match error:
+            case NoRoute():
+                made: CallError = NoInstance("it went away", **facts)
+            case NotSent() | TransportClosed():
+                made = CallNotSent(str(error), **facts)
+            case _:
+                made = LinkLost(str(error), **facts)
+        made.__cause__ = error
+        return made
+
+    def _registry_changed(self, event: RegistryEvent) -> None:
+        if event.happening is Happening.LOST:
+            self.lose(event.instance.id, event.reason)
+
+    def _link_changed(self, event: LinkEvent) -> None:
+        if event.state is LinkState.CLOSED:
+            self.close(event.reason)

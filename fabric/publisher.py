@@ -1,0 +1,61 @@
+"""Events and broadcasts on their way out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fabric.config import Settings
+from fabric.contract import plain
+from fabric.errors import TransportClosed
+from fabric.identity import Identity
+from fabric.transports.base import Transport
+from fabric.transports.topology import Topology
+from fabric.wire import codec
+from fabric.wire.message import MessageType, Priority, ServiceMessage
+
+
+class Publisher:
+    """Publishes in the name of one service and instance. Owned by a hub."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        topology: Topology,
+        settings: Settings,
+        me: Identity,
+    ) -> None:
+        self._transport, self._topology, self._me = transport, topology, me
+        self._limits = codec.Limits(message_bytes=settings.max_message_bytes)
+
+    async def publish(
+        self,
+        topic: str,
+        payload: Any,
+        *,
+        priority: Priority,
+        timeout: float,
+        headers: dict[str, Any] | None,
+        id: str | None,
+    ) -> str:
+        """See ``Hub.publish``."""
+        id = id or self._me.ids.next()
+        body = self._encoded(MessageType.EVENT, topic, payload, priority, headers, id)
+        await self._transport.send(
+            self._topology.events, topic, body, timeout=timeout, priority=priority, message_id=id, persistent=True
+        )
+        return id
+
+    def broadcast(self, topic: str, payload: Any, *, priority: Priority, headers: dict[str, Any] | None) -> bool:
+        """See ``Hub.broadcast``."""
+        body = self._encoded(MessageType.BROADCAST, topic, payload, priority, headers, self._me.ids.next())
+        try:
+            return self._transport.post(self._topology.broadcast, topic, body, priority=priority)
+        except TransportClosed:
+            return False
+
+    def _encoded(
+        self, type: MessageType, topic: str, payload: Any, priority: Priority, headers: dict[str, Any] | None, id: str
+    ) -> bytes:
+        me = self._me
+        message = ServiceMessage(id, type, me.service, me.instance, topic, topic, plain(payload), priority, headers=headers)
+        return codec.encode(message, self._limits)
