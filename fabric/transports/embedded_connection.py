@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from fabric.errors import ConfigurationError, ConnectionLost, InvalidMessage, NoRoute, TopologyConflict
 from fabric.transports.backlog import Held
@@ -58,9 +58,9 @@ class EmbeddedConnection(asyncio.Protocol):
     # The socket, as the event loop drives it.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._writer = FrameWriter(transport)
+        # uvloop's transports are not asyncio's by class, only by what they do.
+        self._transport = cast(asyncio.Transport, transport)
+        self._writer = FrameWriter(self._transport)
         self._tick = self._loop.call_later(_TICK, self._listen)
 
     def data_received(self, data: bytes) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from fabric.errors import ConnectionLost, InvalidMessage
 from fabric.transports.backlog import Published
@@ -149,9 +149,9 @@ class EmbeddedLink(asyncio.Protocol):
     # The protocol, as the event loop drives it.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._writer = FrameWriter(transport)
+        # uvloop's transports are not asyncio's by class, only by what they do.
+        self._transport = cast(asyncio.Transport, transport)
+        self._writer = FrameWriter(self._transport)
         self._writer.write(Word.HELLO, VERSION, self._id, self._instance)
         self._tick = self._loop.call_later(self._tick_seconds, self._listen)
 
