@@ -39,7 +39,7 @@ up: $(READY)
 	@exec $(BIN)/fabric up services/todo/fleet.yaml $(ARGS)
 
 test: $(READY)
-	@exec $(BIN)/python -m pytest -q -n $(WORKERS) -m 'not chaos' $(ARGS)
+	@exec $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile -m 'not chaos' $(ARGS)
 
 test-brokers: $(READY)
 	@for version in 3.10 4.0 4.3; do
