@@ -78,7 +78,7 @@ class EmailService(Service):
         self._clock, self._sender = clock or SystemClock(), settings.sender
         self._receipts = Receipts(directory / "receipts", settings.keep_days * 86_400)
         self._carrier: Carrier = Smtp(settings.smtp_url.get_secret_value()) if settings.smtp_url else Outbox(directory / "outbox")
-        self._under_way: set[str] = set()
+        self._under_way: dict[str, asyncio.Event] = {}
         self._trouble = ""
         self._check_at = 0.0
 
@@ -106,14 +106,14 @@ class EmailService(Service):
         Raises:
             ServiceError: ``email.under-way``, ``email.not-delivered``, or what the template service refuses.
         """
-        earlier = await asyncio.to_thread(self._receipts.find, request.key)
-        if earlier is not None:
-            return earlier.model_copy(update={"repeated": True})
-        async with self._claim(request.key):
-            rendered = await self._rendered(request)
-            receipt = await self._send(request, rendered)
-            await asyncio.to_thread(self._receipts.store, receipt)
-            return receipt
+        while (other := self._under_way.get(request.key)) is not None:
+            await other.wait()
+        done = self._under_way[request.key] = asyncio.Event()
+        try:
+            return await self._send_once(request)
+        finally:
+            del self._under_way[request.key]
+            done.set()
 
     @rpc(idempotent=True, timeout=10.0)
     async def render(self, request: RenderRequest) -> Rendered:
@@ -141,6 +141,22 @@ class EmailService(Service):
 
     def _noted(self, trouble: str) -> None:
         self._trouble, self._check_at = trouble, self._clock.monotonic() + CHECK_SECONDS
+
+    async def _send_once(self, request: EmailRequest) -> EmailReceipt:
+        if (earlier := await self._earlier(request.key)) is not None:
+            return earlier
+        async with self._claim(request.key):
+            # Another instance may have finished between the look and the claim.
+            if (earlier := await self._earlier(request.key)) is not None:
+                return earlier
+            rendered = await self._rendered(request)
+            receipt = await self._send(request, rendered)
+            await asyncio.to_thread(self._receipts.store, receipt)
+            return receipt
+
+    async def _earlier(self, key: str) -> EmailReceipt | None:
+        receipt = await asyncio.to_thread(self._receipts.find, key)
+        return receipt.model_copy(update={"repeated": True}) if receipt is not None else None
 
     async def _rendered(self, request: EmailRequest) -> Rendered:
         if request.template is None:
@@ -180,22 +196,20 @@ class EmailService(Service):
 
     @contextlib.asynccontextmanager
     async def _claim(self, key: str) -> AsyncIterator[None]:
-        """Keep others from sending it at the same time; a claim of a process that died ends by itself."""
-        if key in self._under_way:
-            raise _under_way(key)
-        self._under_way.add(key)
+        """Keep other instances from sending it at the same time; the claim of a process that died ends by itself."""
+        claim = {"namespace": CLAIMS, "key": hashlib.sha256(key.encode()).hexdigest()}
+        claimed = await self._cached("set", {**claim, "value": self.hub.instance, "ttl": CLAIM_SECONDS, "only_new": True})
+        if claimed is False:
+            raise ServiceError(
+                f"e-mail {key!r} is being sent by another instance; ask again for its receipt",
+                code="email.under-way",
+                retryable=True,
+            )
         try:
-            claim = {"namespace": CLAIMS, "key": hashlib.sha256(key.encode()).hexdigest()}
-            claimed = await self._cached("set", {**claim, "value": self.hub.instance, "ttl": CLAIM_SECONDS, "only_new": True})
-            if claimed is False:
-                raise _under_way(key)
-            try:
-                yield
-            finally:
-                if claimed:
-                    await self._cached("delete", claim)
+            yield
         finally:
-            self._under_way.discard(key)
+            if claimed:
+                await self._cached("delete", claim)
 
     async def _cached(self, method: str, payload: Mapping[str, object]) -> bool | None:
         """The cache's answer; None when there is none."""
@@ -203,12 +217,6 @@ class EmailService(Service):
             return await self.hub.call("cache-manager", method, payload, returns=bool, timeout=1.0)
         except FabricError:
             return None
-
-
-def _under_way(key: str) -> ServiceError:
-    return ServiceError(
-        f"e-mail {key!r} is being sent by another call; ask again for its receipt", code="email.under-way", retryable=True
-    )
 
 
 def _plain(request: RenderRequest) -> Rendered:
