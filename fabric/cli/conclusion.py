@@ -10,8 +10,9 @@ from pathlib import Path
 from fabric.cli.bring_up import Stay
 from fabric.cli.exits import ExitCode
 from fabric.cli.local_fleet import LocalFleet
-from fabric.cli.outcome import report, summary
+from fabric.cli.outcome import profile_of, report, summary
 from fabric.cli.output import write, write_json
+from fabric.cli.profile_text import profile_text
 from fabric.coordination.status import FleetStatus
 
 
@@ -36,6 +37,8 @@ class Conclusion:
         if self.as_json:
             write_json(status.model_dump(mode="json"))
         else:
+            if profile := profile_of(status):
+                write(profile_text(profile) + "\n")
             if failures := report(status, log_of=local.log_of):
                 write(failures)
             write(summary(status))

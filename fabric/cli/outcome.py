@@ -1,10 +1,12 @@
-"""What came of a run, as text: the report of what failed."""
+"""What came of a run, as text: one line, what failed and why, and the profile."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from fabric.coordination.status import FailureReport, FleetStatus, RunState
+from fabric.startup.codec import load
+from fabric.startup.profile import StartupProfile
 
 
 def summary(status: FleetStatus) -> str:
@@ -29,7 +31,31 @@ def report(status: FleetStatus, *, log_of: Callable[[str], tuple[str, ...]] = la
         log_of: the last lines that a service wrote, for causes that came without.
         lines: how much of each log.
     """
-    return "\n".join(line for cause in status.report for line in _of_cause(cause, log_of, lines))
+    return "\n".join(line for cause in causes(status) for line in _of_cause(cause, log_of, lines))
+
+
+def causes(status: FleetStatus) -> tuple[FailureReport, ...]:
+    """What the coordinator reports, or else the root causes that the profile names."""
+    found = profile_of(status)
+    if status.report or found is None or found.report is None:
+        return status.report
+    return tuple(
+        FailureReport(
+            service=cause.name,
+            critical=cause.critical,
+            reason=cause.reason,
+            attempts=cause.attempts,
+            blocked=cause.waiting,
+            advice=cause.advice,
+            log=tuple(cause.tail.splitlines()),
+        )
+        for cause in found.report.roots
+    )
+
+
+def profile_of(status: FleetStatus) -> StartupProfile | None:
+    """The profile of a start that has ended."""
+    return None if status.profile is None else load(StartupProfile, status.profile)
 
 
 def _of_cause(cause: FailureReport, log_of: Callable[[str], tuple[str, ...]], lines: int) -> list[str]:
