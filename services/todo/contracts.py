@@ -279,9 +279,12 @@ class VectorNamespace(Contract):
 
 
 class SearchByMeaning(Contract):
+    """``at_least``: a ``Todo.position`` that the answer must have taken in."""
+
     query: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500)]
     status: TodoStatus = TodoStatus.ANY
     limit: Limit = 10
+    at_least: Position = 0
 
 
 class Match(Contract):

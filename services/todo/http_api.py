@@ -109,7 +109,10 @@ class HttpApi:
 
     async def search_todos(self, request: Request, deadline: Deadline) -> Response:
         params = request.query_params
-        given = {"query": params.get("q", ""), **{name: params[name] for name in ("status", "limit") if name in params}}
+        given = {
+            "query": params.get("q", ""),
+            **{name: params[name] for name in ("status", "limit", "at_least") if name in params},
+        }
         return _json(await self._todos.search(SearchByMeaning.model_validate(given), deadline))
 
     async def get_todo(self, request: Request, deadline: Deadline) -> Response:

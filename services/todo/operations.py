@@ -138,14 +138,14 @@ class TodoOperations:
         except CallError as error:
             if not _absent(error):
                 raise
-            words = TodoQuery(text=query.query, status=query.status, limit=query.limit)
+            words = TodoQuery(text=query.query, status=query.status, limit=query.limit, at_least=query.at_least)
             page = await self._call("cqrs-coordinator", "search_todos", words, TodoPage, deadline)
             return FoundTodos(query=query.query, by="words", found=tuple(FoundTodo(todo=todo, score=None) for todo in page.todos))
         scores = {match.id: match.score for match in matches.matches}
         if not scores:
             return FoundTodos(query=query.query, by="meaning", found=())
         # The index may be a moment ahead of the read model or behind it; what only one of them knows is left out.
-        page = await self.list(TodoQuery(ids=tuple(scores), limit=len(scores)), deadline)
+        page = await self.list(TodoQuery(ids=tuple(scores), limit=len(scores), at_least=query.at_least), deadline)
         ranked = sorted(page.todos, key=lambda todo: -scores[todo.id])
         found = tuple(FoundTodo(todo=todo, score=scores[todo.id]) for todo in ranked)
         return FoundTodos(query=query.query, by="meaning", found=found)

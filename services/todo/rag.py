@@ -100,6 +100,8 @@ class RagService(Service):
     async def search(self, query: SearchByMeaning) -> Matches:
         """To-dos that mean something like ``query.query``, the closest first."""
         with passing_on():
+            if self._follower.position < query.at_least:
+                await self._follower.catch_up()
             return Matches(matches=tuple(await self._closest(query.query, query.status, query.limit)))
 
     @rpc(idempotent=True, timeout=10.0)
