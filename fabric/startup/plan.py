@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fabric.errors import ConfigurationError, UnknownName
@@ -76,7 +76,7 @@ def make_plan(request: RunRequested) -> Plan:
     edges = [
         edge for name in graph for edge in graph.needs(name) if edge.dependent not in skipped and edge.dependency not in skipped
     ]
-    waited, _ = break_cycles([*graph, *map(gate_name, stages)], [*edges, *_gate_edges(graph, stages, stage_of, skipped)])
+    waited, _ = break_cycles([*graph, *map(gate_name, stages)], [*edges, *gate_edges(stages, stage_of, skipped)])
     needs: dict[str, list[Edge]] = {name: [] for name in graph}
     node_needs: dict[str, list[str]] = {name: [] for name in (*graph, *map(gate_name, stages)) if name not in skipped}
     dependents: dict[str, list[str]] = {name: [] for name in graph}
@@ -125,41 +125,49 @@ def check_stages(graph: ServiceDependencyGraph, stages: Sequence[StartupStage]) 
     """The stage of each service that is in one.
 
     Raises:
-        ConfigurationError: see ``make_plan``.
+        ConfigurationError: the first of ``stage_problems``.
     """
-    stage_of: dict[str, int] = {}
+    for _, _, error in stage_problems(graph, stages):
+        raise error
+    return {service: index for index, stage in enumerate(stages) for service in stage.services}
+
+
+def stage_problems(
+    graph: ServiceDependencyGraph, stages: Sequence[StartupStage]
+) -> Iterator[tuple[str, str, ConfigurationError]]:
+    """Everything for which stages are refused: a rule's name, the stage, and the error."""
+    stage_of: dict[str, str] = {}
     names: set[str] = set()
-    jobs = graph.jobs()
-    for index, stage in enumerate(stages):
+    jobs, known = graph.jobs(), tuple(graph)
+    for stage in stages:
         if stage.name in names:
-            raise ConfigurationError(f"there are two stages named {stage.name}", source=stage.source)
+            yield "duplicate", stage.name, ConfigurationError(f"there are two stages named {stage.name}", source=stage.source)
         names.add(stage.name)
         for service in stage.services:
             if service not in graph:
-                raise UnknownName("service", service, used_by=f"stage {stage.name}", known=tuple(graph), source=stage.source)
-            if service in stage_of:
-                first = stages[stage_of[service]].name
-                raise ConfigurationError(f"{service} is in the stages {first} and {stage.name}", source=stage.source)
-            stage_of[service] = index
+                used_by = f"stage {stage.name}"
+                error: ConfigurationError = UnknownName("service", service, used_by=used_by, known=known, source=stage.source)
+                yield "unknown-service", stage.name, error
+            elif service in stage_of:
+                message = f"{service} is in the stages {stage_of[service]} and {stage.name}"
+                yield "two-stages", stage.name, ConfigurationError(message, source=stage.source)
+            stage_of[service] = stage.name
         gate = stage.health_gate
+        source, used_by = gate.source or stage.source, f"the gate of stage {stage.name}"
         for service in (*gate.required, *gate.optional):
-            source = gate.source or stage.source
             if service not in graph:
-                used_by = f"the gate of stage {stage.name}"
-                raise UnknownName("service", service, used_by=used_by, known=tuple(graph), source=source)
+                error = UnknownName("service", service, used_by=used_by, known=known, source=source)
+                yield "unknown-service", stage.name, error
+                continue
             if not graph[service].health_checks and service not in jobs:
-                raise ConfigurationError(
-                    f"the gate of stage {stage.name} asks for {service}, which has no health check and so can never vote; "
-                    f"give it one or take it out of the gate",
-                    source=source,
-                )
+                message = f"{used_by} asks for {service}, which has no health check and so can never vote"
+                advice = "give it one or take it out of the gate"
+                yield "gate-without-check", stage.name, ConfigurationError(f"{message}; {advice}", source=source)
             if gate.instances.get(service, 1) > graph[service].instances:
-                raise ConfigurationError(
-                    f"the gate of stage {stage.name} wants {gate.instances[service]} instances of {service}, "
-                    f"which has {graph[service].instances}",
-                    source=source,
+                message = (
+                    f"{used_by} wants {gate.instances[service]} instances of {service}, which has {graph[service].instances}"
                 )
-    return stage_of
+                yield "too-few-instances", stage.name, ConfigurationError(message, source=source)
 
 
 def check_budgets(graph: ServiceDependencyGraph, options: RunOptions) -> None:
@@ -174,9 +182,7 @@ def check_budgets(graph: ServiceDependencyGraph, options: RunOptions) -> None:
                 )
 
 
-def _gate_edges(
-    graph: ServiceDependencyGraph, stages: Sequence[StartupStage], stage_of: Mapping[str, int], skipped: frozenset[str]
-) -> list[Edge]:
+def gate_edges(stages: Sequence[StartupStage], stage_of: Mapping[str, int], skipped: frozenset[str]) -> list[Edge]:
     """Gates as nodes: each waits for its services and the gate before, and the services of the next stage wait for it."""
     edges: list[Edge] = []
     for index, stage in enumerate(stages):

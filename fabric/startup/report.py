@@ -152,6 +152,9 @@ def _followers(name: str, because: Mapping[str, set[str]]) -> tuple[str, ...]:
 def _unhealthy(engine: Engine, name: str, *, root: bool, waiting: tuple[str, ...], history: Mapping[str, float]) -> Unhealthy:
     record = engine.services[name]
     failure = record.failures[-1] if record.failures else None
+    if failure is None and record.state in _HAD_THEIR_CHANCE:
+        reason = "it was still starting when the run waited for it no longer"
+        failure = Failure(cause=Cause.STAGE_TIMEOUT, reason=reason, instance=None, attempt=record.attempt, at=engine.now)
     return Unhealthy(
         name=name,
         critical=record.definition.critical,
