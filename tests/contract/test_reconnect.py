@@ -219,7 +219,6 @@ async def test_waits_within_limits(backend: Backend) -> None:
     async with asyncio.timeout(5):
         errors = await asyncio.gather(
             outcome(fresh.connect(timeout=0.3)),
-            outcome(link.connect(timeout=0.3)),
             outcome(link.consume(topology.requests("one"), Inbox(), timeout=0.3)),
             outcome(link.ping(timeout=0.3)),
             outcome(link.dead_letters("q", limit=1, timeout=0.3)),
