@@ -22,7 +22,8 @@ from fabric.cli import exits
 from fabric.cli.bring_up import Stay, UpRequest, bring_up
 from fabric.cli.exits import ExitCode
 from fabric.cli.local_fleet import LocalFleet
-from fabric.cli.outcome import report, summary
+from fabric.cli.outcome import profile_of, report, summary
+from fabric.cli.profile_text import profile_text
 from fabric.cli.target import Target
 from fabric.cli.views import View, new_view
 from fabric.coordination.fleet import Fleet, load_fleet
@@ -106,10 +107,10 @@ class Demo:
             say(failures)
         say(summary(status))
         if status.state.is_usable:
-            self._tour = asyncio.create_task(self._visit(local.target), name="tour")
+            self._tour = asyncio.create_task(self._visit(local.target, status), name="tour")
             self._tour.add_done_callback(_tour_ended)
 
-    async def _visit(self, target: Target) -> None:
+    async def _visit(self, target: Target, status: FleetStatus) -> None:
         settings = Settings(namespace=target.namespace)
         async with Hub.connect(Visitor.name, url=target.broker_url, settings=settings) as hub:
             visitor = Visitor()
@@ -120,6 +121,8 @@ class Demo:
             finally:
                 await served.drain()
                 await served.aclose()
+        if profile := profile_of(status):
+            say(f"\n{profile_text(profile)}\n")
 
 
 def _tour_ended(tour: asyncio.Task[None]) -> None:

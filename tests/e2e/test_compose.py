@@ -19,7 +19,7 @@ import yaml
 from fabric import Hub, Settings
 from fabric.coordination.fleet import load_fleet
 from fabric.coordination.status import FleetStatus, RunState
-from services.todo.contracts import TextInsight
+from services.todo.contracts import TextInsight, TodoPriority
 from tests.brokers.node import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -117,7 +117,7 @@ async def test_the_composed_fleet_answers_on_the_bus(composed: Composed) -> None
         assert status.state is RunState.UP, status
         assert {service.name for service in status.services} == set(load_fleet(FLEET).graph.services)
         insight = await hub.call_by_capability("text-analysis", "analyze", {"text": "Urgent: pay rent"}, returns=TextInsight)
-        assert insight.language == "en"
+        assert insight.priority == TodoPriority.HIGH
 
 
 def test_every_service_of_the_fleet_is_composed() -> None:
