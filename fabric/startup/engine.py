@@ -95,6 +95,11 @@ class Engine:
         return self._world.epoch
 
     @property
+    def deposed_by(self) -> int | None:
+        """The epoch of another leader that was heard of. Then this engine does nothing until it leads again."""
+        return self._deposed_by
+
+    @property
     def run(self) -> str:
         """The id of the current run; empty before the first."""
         return self._world.run
@@ -293,13 +298,15 @@ class Engine:
         """A report proves that another one leads: from now on this engine does nothing."""
         self._deposed_by = epoch
         self._world.out.clear()
-        self._emit_finished(self.run, Outcome.SUPERSEDED, f"epoch {epoch} leads")
+        if self.outcome is Outcome.RUNNING:
+            self.outcome, self.reason = Outcome.SUPERSEDED, f"epoch {epoch} leads"
+            self._emit_finished(self.run, self.outcome, self.reason)
 
     def _leadership_taken(self, epoch: int, gap: float) -> None:
         world = self._world
         if epoch < world.epoch or (self._deposed_by is not None and epoch < self._deposed_by):
             return
-        if self._deposed_by is not None:
+        if self._deposed_by is not None and self.outcome is Outcome.SUPERSEDED:
             self.outcome = Outcome.RUNNING
         world.epoch, self._deposed_by, self._armed = epoch, None, None
         if self._scheduler is None:
