@@ -26,6 +26,7 @@ _URGENT: Final = re.compile(r"\b(urgent(ly)?|asap|immediately|right away|critica
 _RELAXED: Final = re.compile(r"\b(some ?day|eventually|no rush|no hurry|whenever|low priority|if (there is|i have) time|maybe)\b")
 
 _MONTH: Final = "|".join(sorted(_MONTHS, key=len, reverse=True))
+_ORDINAL: Final = "(?:st|nd|rd|th)?"  # codespell:ignore nd
 _COUNT: Final = "|".join((*sorted(_NUMBERS, key=len, reverse=True), r"\d{1,3}"))
 
 
@@ -91,8 +92,11 @@ def _relative(match: re.Match[str], today: datetime.date) -> datetime.date:
 
 _READERS: Final[tuple[tuple[re.Pattern[str], Callable[[re.Match[str], datetime.date], datetime.date | None]], ...]] = (
     (re.compile(r"\b\d{4}-\d{2}-\d{2}\b"), _iso),
-    (re.compile(rf"\b(?P<month>{_MONTH})\.? (?P<day>\d{{1,2}})(?:st|nd|rd|th)?\b"), _month_and_day),
-    (re.compile(rf"\b(?P<day>\d{{1,2}})(?:st|nd|rd|th)?\.?(?: of)? (?P<month>{_MONTH})\b"), _month_and_day),
+    (re.compile(rf"\b(?P<month>{_MONTH})\.? (?P<day>\d{{1,2}}){_ORDINAL}\b"), _month_and_day),
+    (
+        re.compile(rf"\b(?P<day>\d{{1,2}}){_ORDINAL}\.?(?: of)? (?P<month>{_MONTH})\b"),
+        _month_and_day,
+    ),
     (re.compile(rf"\bin (?P<count>{_COUNT}) (?P<unit>day|week|month)s?\b"), _in_some_time),
     (
         re.compile(r"\b(?:the day after tomorrow|today|tonight|tomorrow|this weekend|next week|end of (?:the )?week)\b"),

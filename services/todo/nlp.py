@@ -32,7 +32,7 @@ _NEGATIVE: Final = frozenset(
         """
         afraid angry annoying awful bad boring broken bug complain crash dead difficult dirty fail failed fear
         hard hate horrible hurt late lost miss missed overdue pain painful poor problem sad sick stress
-        terrible tired ugly unhappy urgent worried worry worst wrong
+        terrible tired ugly unhappy worried worry worst wrong
         """
     )
 )

@@ -29,25 +29,19 @@ STOP_WORDS: Final[Mapping[str, frozenset[str]]] = {
         """
     ),
     "de": word_set(
-        """
-        aber alle als am an auch auf aus bei bin bis bitte das dass dem den der des die dir doch du ein eine
-        einem einen einer er es für haben hat ich ihm ihn ihr im in ist ja kein mein meine mich mir mit muss
-        müssen nach nicht noch nur oder sein sich sie sind so über um und uns unser vom von vor war was wenn
-        wer wie wir wird zu zum zur
-        """
+        "aber alle als am an auch auf aus bei bin bis bitte das dass dem den der des die dir doch"  # codespell:ignore
+        " du ein eine einem einen einer er es für haben hat ich ihm ihn ihr im in ist ja kein mein"  # codespell:ignore
+        " meine mich mir mit muss müssen nach nicht noch nur oder sein sich sie sind so über um"  # codespell:ignore
+        " und uns unser vom von vor war was wenn wer wie wir wird zu zum zur"  # codespell:ignore
     ),
     "fr": word_set(
-        """
-        à au aux avec ce ces dans de des doit du elle en est et eux faut il ils je la le les leur lui ma mais
-        me mes moi mon ne nos notre nous on ou par pas pour qu que qui sa sans se ses son sur ta te tes toi
-        ton tu un une vos votre vous
-        """
+        "à au aux avec ce ces dans de des doit du elle en est et eux faut il ils je la le les"  # codespell:ignore
+        " leur lui ma mais me mes moi mon ne nos notre nous on ou par pas pour qu que qui sa sans"  # codespell:ignore
+        " se ses son sur ta te tes toi ton tu un une vos votre vous"  # codespell:ignore
     ),
     "es": word_set(
-        """
-        a al como con de del el ella en es esta este hay la las le lo los más me mi mis muy no nos o para pero
-        por que se sin sobre su sus también te tengo tu un una uno unos y ya yo
-        """
+        "a al como con de del el ella en es esta este hay la las le lo los más me mi mis muy no"  # codespell:ignore
+        " nos o para pero por que se sin sobre su sus también te tengo tu un una uno unos y ya yo"  # codespell:ignore
     ),
 }
 
