@@ -173,6 +173,16 @@ class Hub:
 
     # ------------------------------------------------------------ calls
 
+    @property
+    def pending(self) -> int:
+        """Requests of this process that have no answer yet."""
+        return len(self._pending)
+
+    @property
+    def late_answers(self) -> int:
+        """Answers that came when nobody waited for them any more."""
+        return self._pending.late_answers
+
     @overload
     async def call(
         self,

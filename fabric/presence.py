@@ -40,6 +40,8 @@ QUESTION_TIMEOUT = 2.0
 FIRST_ANSWER_TIMEOUT = 1.0
 QUESTION_INTERVAL = 0.02
 """Seconds between questions for the same name, however many callers want to know."""
+SETTLING = 5.0
+"""Seconds after our own reconnect in which others may be reconnecting too: who was there before is waited for."""
 
 
 class Presence:
@@ -65,6 +67,8 @@ class Presence:
         self._interests: set[str] = set()
         self._asking: dict[str, asyncio.Task[str]] = {}
         self._asked_at: dict[str, float] = {}
+        self._met: set[str] = set()
+        self._settled_at = 0.0
         self._waiting: set[asyncio.Future[None]] = set()
         self._unwatch = (transport.watch(self._link_changed), registry.watch(lambda _: self._wake()))
 
@@ -153,12 +157,16 @@ class Presence:
         if asking.cancelled():
             return "the hub is closed"
         if reason := asking.result():
-            return self._idle(service, capability) or reason
-        until = min(deadline, now() + FIRST_ANSWER_TIMEOUT)
-        while not found() and not (idle := self._idle(service, capability)):
+            until = min(deadline, self._settled_at) if key in self._met else 0.0
+        else:
+            until, reason = min(deadline, now() + FIRST_ANSWER_TIMEOUT), "somebody is bound to it, but does not answer"
+        while not found():
+            if idle := self._idle(service, capability):
+                return idle
             if now() >= until or not await self._news(until - now()):
-                return "somebody is bound to it, but does not answer"
-        return "" if found() else idle
+                return reason
+        self._met.add(key)
+        return ""
 
     async def find_everyone(self) -> None:
         """Be told of every instance there is, now and later."""
@@ -263,6 +271,7 @@ class Presence:
 
     def _link_changed(self, event: LinkEvent) -> None:
         if event.state is LinkState.READY and event.epoch > 1 and self._consumer is not None:
+            self._settled_at = asyncio.get_running_loop().time() + SETTLING
             self._tasks.start(self._rejoin(), "rejoin")
 
     async def _rejoin(self) -> None:

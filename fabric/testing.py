@@ -12,7 +12,7 @@ async def test_welcome() -> None:
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -46,7 +46,7 @@ class Bench:
         settings: Settings | None = None,
         policy: AgentPolicy | None = None,
         seed: int = 0,
-        transport: Callable[[Settings], Transport] | None = None,
+        transport: Callable[[Settings], Awaitable[Transport]] | None = None,
     ) -> None:
         self.network = network if network is not None else MemoryNetwork()
         self._own_network = network is None
@@ -114,13 +114,13 @@ class Bench:
             everything.push_async_callback(self._clients.aclose)
 
     async def _enter(self, scope: AsyncExitStack, name: str, settings: Settings, **options: Any) -> Hub:
-        link = self._transport(settings)
+        link = await self._transport(settings)
         chance = random.Random(self._chance.random())
         hub = await scope.enter_async_context(Hub.connect(name, transport=link, settings=settings, chance=chance, **options))
         self._links[hub.instance] = link
         return hub
 
-    def _memory_transport(self, settings: Settings) -> Transport:
+    async def _memory_transport(self, settings: Settings) -> Transport:
         chance = random.Random(self._chance.random())
         return MemoryTransport(self.network, Topology(settings.namespace), chance=chance)
 
