@@ -56,7 +56,11 @@ class _Walk:
         if start < end:
             if end < self.reached:
                 self.segments.append(Segment(kind="wait", name=name, start=end - self.origin, end=self.reached - self.origin))
-            self.segments.append(Segment(kind=kind, name=name, start=start - self.origin, end=end - self.origin))
+            stop = end - self.origin
+            later = self.segments[-1] if self.segments else None
+            if later is not None and (later.kind, later.name, later.start) == (kind, name, stop):
+                stop = self.segments.pop().end
+            self.segments.append(Segment(kind=kind, name=name, start=start - self.origin, end=stop))
             self.reached = start
 
     def back(self, at: Trigger) -> Trigger | None:
@@ -74,7 +78,7 @@ class _Walk:
     def _service(self, record: ServiceRecord, end: float) -> Trigger | None:
         begun = record.begun_at
         if begun is None or begun >= end:
-            return record.trigger if begun is not None else None
+            return record.trigger
         for span in reversed(record.spans):
             if span.start >= begun and span.kind in ("start", "retry"):
                 self.add(span.kind, record.name, span.start, span.end)
@@ -83,7 +87,7 @@ class _Walk:
 
     def _gate(self, stage: str, end: float) -> Trigger | None:
         gate = self._gates[stage]
-        by = gate.opened_by
+        by = gate.changed_by
         if by is not None and by.kind in ("service", "gate") and by.at >= end:
             return Trigger(by.kind, by.name, end)
         last = self._services.get(gate.met_last)

@@ -45,7 +45,8 @@ class Gate:
         optional: the optional services that it waits for.
         state: by the last ``judge``.
         entered_at: when the gates before it were open for the first time.
-        opened_at, opened_by: when it became passable the last time, and what let it.
+        opened_at: when it became passable the last time.
+        changed_by: what its last change came from.
         timed_out: the stage's time is over.
         required_at: since when everything required has been met without a break.
         unmet: required services that are missing, and how each stands.
@@ -59,7 +60,7 @@ class Gate:
     state: GateState = GateState.WAITING
     entered_at: float | None = None
     opened_at: float | None = None
-    opened_by: Trigger | None = None
+    changed_by: Trigger | None = None
     timed_out: bool = False
     required_at: float | None = None
     standings: dict[str, Standing] = field(default_factory=dict)

@@ -173,7 +173,9 @@ def _unhealthy(engine: Engine, name: str, *, root: bool, waiting: tuple[str, ...
 _PORT_TAKEN = re.compile(
     r"EADDRINUSE|address already in use|errno 98|WinError 10048|port \d+ is (already )?(in use|allocated)", re.I
 )
-_REFUSED = re.compile(r"ECONNREFUSED|connection refused|errno 111|could not connect|name or service not known|ENOTFOUND", re.I)
+_REFUSED = re.compile(
+    r"ECONNREFUSED|connection refused|errno 111|could not connect|name or service not known|\bENOTFOUND\b", re.I
+)
 _NO_MODULE = re.compile(r"ModuleNotFoundError|ImportError|No module named", re.I)
 _NO_MEMORY = re.compile(r"MemoryError|out of memory|OOM", re.I)
 _NEAR = 0.8

@@ -39,7 +39,7 @@ class Scheduler:
         gates: one for each stage, in order.
         passable: how many gates from the first on are open or skipped.
         unsettled: the services that the run still waits for.
-        last_change: what changed last; ``touched``: something changed since the engine looked.
+        last_change: what settled last; ``touched``: something changed since the engine looked.
         index: of each stage by its name.
     """
 
@@ -157,10 +157,11 @@ class Scheduler:
         if state in SETTLED:
             record.settled_at = world.now
         if name in self.plan.rank:
-            if record.settled:
-                self.unsettled.pop(name, None)
-            else:
+            if not record.settled:
                 self.unsettled[name] = None
+            elif name in self.unsettled:
+                del self.unsettled[name]
+                self.last_change = because or Trigger("service", name, world.now)
             if before is ServiceState.QUEUED:
                 self.admission.leave(name)
             if state is ServiceState.QUEUED:
@@ -170,7 +171,6 @@ class Scheduler:
             elif before is ServiceState.STARTING and self.admission.release(name):
                 self._freed_by = name
         self.touched = True
-        self.last_change = because or Trigger("service", name, world.now)
         world.out.append(Progress(subject=Subject.SERVICE, name=name, state=state, reason=reason, at=world.now))
         if (before in UP, before in DOWN) != (state in UP, state in DOWN):
             self._dirty["service", name] = None
@@ -190,6 +190,8 @@ class Scheduler:
         if blocked:
             record.met_at = None
             if record.state is not ServiceState.BLOCKED or record.reason != blocked:
+                if record.begun_at is None:
+                    record.trigger = because
                 self.set(record, ServiceState.BLOCKED, blocked, because)
             return
         if waits is None:
@@ -280,9 +282,9 @@ class Scheduler:
         world.timers.set(("gate", gate.stage.name, ""), gate.recheck_at)
         if state is gate.state:
             return
-        gate.state = state
+        gate.state, gate.changed_by = state, because
         if state.passable:
-            gate.opened_at, gate.opened_by = world.now, because
+            gate.opened_at = world.now
             if not gate.stage.skip_on_timeout:
                 world.timers.cancel(("stage", gate.stage.name, ""))
         self.touched = True
