@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import yaml
 from pydantic import BaseModel
 
 import fabric
+from fabric.cli.exits import ExitCode
+from fabric.cli.main import COMMANDS
 from fabric.config import Settings
 from fabric.coordination.fleet import parse_fleet
 from fabric.coordination.fleetfile import FleetEntry, GateEntry, RetryEntry, ServiceEntry, StageEntry
@@ -217,3 +220,28 @@ def test_the_fleet_file_in_the_documentation_is_valid() -> None:
     """Each fleet file that a page shows is read without complaint."""
     shown = re.findall(r"```yaml\n(name: .*?)```", (ROOT / "docs/startup.md").read_text(), re.S)
     assert [parse_fleet(text, "docs.yaml").name for text in shown] == ["shop"]
+
+
+def test_every_command_and_exit_code_is_documented() -> None:
+    """docs/cli.md has a row for each command and each exit code, and none for what is gone."""
+    page = (ROOT / "docs/cli.md").read_text()
+    assert re.findall(r"^\| `fabric (\w+)", page, re.M) == [command.__name__.rpartition(".")[2] for command in COMMANDS]
+    assert [int(code) for code in re.findall(r"^\| (\d+) \|", page, re.M)] == [int(code) for code in ExitCode]
+
+
+def test_the_example_in_the_readme_runs(tmp_path: Path) -> None:
+    """The README's program has at most thirty lines, and run as printed says what it promises."""
+    (text,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert len(text.splitlines()) <= 30
+    (tmp_path / "hello.py").write_text(text)
+    finished = subprocess.run(
+        [sys.executable, "-W", "error", "hello.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert set(finished.stdout.splitlines()) >= {
+        "by name:       Hello, Ada!",
+        "by capability: Hello, Grace!",
+        "typed:         Hello, Edsger!",
+        "event:         Ada was greeted",
+    }
+    assert finished.stderr == ""
