@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import math
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Annotated, Any, Final, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, SecretBytes, SecretStr, TypeAdapter, ValidationError, create_model
-from pydantic.errors import PydanticUserError
-from pydantic_core import ErrorDetails, to_jsonable_python
-from typing_extensions import is_typeddict
-
-from fabric.errors import ConfigurationError, InvalidMessage
+from fabric.arguments import Arguments, check_kind, hints_of
+from fabric.errors import ConfigurationError
 from fabric.transports.topology import check_name
-from fabric.wire.codec import DEFAULT_LIMITS, plain_value
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -180,252 +172,6 @@ def _marker(options: RpcOptions | EventOptions | BroadcastOptions) -> Callable[[
     return mark
 
 
-_MOST_PROBLEMS: Final = 100
-_MOST_INPUTS: Final = 1000
-_LEAVES: Final = frozenset({type(None), bool, int, float, str, bytes})
-
-
-def plain(value: Any, depth: int = DEFAULT_LIMITS.depth) -> Any:
-    """Models, dataclasses and whatever else pydantic reads back from text as plain data: what can be sent.
-
-    A secret travels as itself. Keys become text, as in JSON.
-
-    Raises:
-        InvalidMessage: there is no such form, or it is nested deeper than ``depth``.
-    """
-    kind = type(value)
-    if kind in _LEAVES:
-        return value
-    if kind is dict:
-        return _plain_map(value, depth)
-    if isinstance(value, (list, tuple, set, frozenset, deque)):
-        _check_depth(depth)
-        return [item if type(item) in _LEAVES else plain(item, depth - 1) for item in value]
-    if isinstance(value, BaseModel) or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
-        return plain(_dumped(value), depth)
-    if isinstance(value, Mapping):
-        return _plain_map(value, depth)
-    if isinstance(value, (SecretStr, SecretBytes)):
-        return value.get_secret_value()
-    if isinstance(value, (str, int, float, bytes, bytearray, memoryview)):
-        return value
-    return _jsonable(value)
-
-
-def _plain_map(value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
-    _check_depth(depth)
-    made = {
-        key if type(key) is str else _key(key): item if type(item) in _LEAVES else plain(item, depth - 1)
-        for key, item in value.items()
-    }
-    if len(made) < len(value):
-        raise InvalidMessage("two keys of a map are the same text")
-    return made
-
-
-def _check_depth(depth: int) -> None:
-    if depth < 1:
-        raise InvalidMessage(f"nested deeper than {DEFAULT_LIMITS.depth}, or it holds itself")
-
-
-def _key(key: Any) -> str:
-    if key is None or isinstance(key, (tuple, frozenset)):
-        raise InvalidMessage(f"a {type(key).__name__} can't be the key of a map")
-    text: str = next(iter(_jsonable({key: None})))
-    return text
-
-
-def _jsonable(value: Any) -> Any:
-    try:
-        return to_jsonable_python(value, by_alias=True, fallback=plain_value)
-    except (TypeError, ValueError):
-        raise InvalidMessage(f"a {type(value).__name__} can't be sent; use plain data, a pydantic model or a dataclass") from None
-
-
-def _dumped(value: Any) -> Any:
-    kind: Any = type(value)
-    try:
-        if isinstance(value, BaseModel):
-            return value.model_dump(by_alias=True)
-        return _adapter(kind).dump_python(value, by_alias=True)
-    except (PydanticUserError, ValueError) as error:  # no schema for a field; a value that holds itself
-        raise InvalidMessage(f"a {kind.__name__} can't be sent: {_first_line(error)}") from None
-
-
-@lru_cache(maxsize=1024)
-def _adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
-
-
-def checked(kind: Any, value: Any) -> Any:
-    """``value`` as a ``kind``.
-
-    Raises:
-        pydantic.ValidationError: it does not fit.
-    """
-    if kind is Any or kind is None:
-        return value
-    return _adapter_of(kind).validate_python(value)
-
-
-def _adapter_of(kind: Any) -> TypeAdapter[Any]:
-    try:
-        return _adapter(kind)
-    except TypeError:  # an annotation that can't be hashed
-        return TypeAdapter(kind)
-
-
-def problems(error: ValidationError) -> list[dict[str, Any]]:
-    """What does not fit, the first hundred of it, without the input values, which may be secret."""
-    return [
-        {"loc": [str(part) for part in item["loc"]], "msg": _without_input(item), "type": item["type"]}
-        for item in error.errors(include_url=False)[:_MOST_PROBLEMS]
-    ]
-
-
-def _without_input(item: ErrorDetails) -> str:
-    """Validators that a team wrote, and pydantic for the tag of a union, put input into their messages."""
-    message = item["msg"]
-    given: list[Any] = [item.get("ctx", {}).get("tag")]
-    if item["type"] in ("value_error", "assertion_error"):
-        given.append(item["input"])
-    for _ in range(_MOST_INPUTS):
-        if not given:
-            return message
-        value = given.pop()
-        if isinstance(value, str) and len(value) > 2:
-            message = message.replace(value, "...")
-        elif isinstance(value, dict):
-            given.extend(value.values())
-        elif isinstance(value, (list, tuple, set)):
-            given.extend(value)
-    return "does not fit"
-
-
-def _takes_whole_payload(kind: Any) -> bool:
-    if get_origin(kind) is Annotated:
-        kind = get_args(kind)[0]
-    return isinstance(kind, type) and (issubclass(kind, BaseModel) or dataclasses.is_dataclass(kind) or is_typeddict(kind))
-
-
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        return get_type_hints(function, include_extras=True)
-    except Exception as error:  # whatever evaluating an annotation raises
-        raise ConfigurationError(
-            f"{function.__qualname__}: a type hint can't be read: {error}; define or import what it names at the top of the"
-            " module, not inside a function or under TYPE_CHECKING"
-        ) from error
-
-
-def _check_kind(where: str, kind: Any) -> None:
-    """A hint that nothing can be checked against is found here, not by the first call."""
-    try:
-        _adapter_of(kind)
-    except Exception as error:
-        raise ConfigurationError(
-            f"{where}: {getattr(kind, '__name__', kind)} can't be sent; use plain types, a pydantic model, a dataclass or"
-            f" a TypedDict ({_first_line(error)})"
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arguments:
-    """How a payload becomes the arguments of a function, and back.
-
-    A function with one parameter that is a model, dataclass or TypedDict takes the payload as that; any other takes a map
-    with its parameters by name. What has a default may be left out.
-    """
-
-    whole: Any = None
-    whole_name: str = ""
-    optional: bool = False
-    names: tuple[str, ...] = ()
-    model: type[BaseModel] | None = None
-
-    @classmethod
-    def of(cls, function: Callable[..., Any], *, event: bool = False) -> Arguments:
-        hints = _hints(function)
-        where = function.__qualname__
-        parameters = list(inspect.signature(function).parameters.values())
-        if not parameters:
-            raise ConfigurationError(f"{where}: it must be a method, with self as its first parameter")
-        parameters = parameters[1:]
-        for parameter in parameters:
-            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
-                raise ConfigurationError(f"{where}: *args, **kwargs and positional-only parameters can't be called over the bus")
-            if parameter.name not in hints:
-                raise ConfigurationError(f"{where}: parameter {parameter.name!r} needs a type hint")
-            _check_kind(f"{where}: parameter {parameter.name!r}", hints[parameter.name])
-        if event and len(parameters) != 1:
-            raise ConfigurationError(f"{where}: an event or broadcast handler takes exactly one parameter")
-        if len(parameters) == 1 and (event or _takes_whole_payload(hints[parameters[0].name])):
-            only = parameters[0]
-            return cls(whole=hints[only.name], whole_name=only.name, optional=only.default is not inspect.Parameter.empty)
-        # The fields have names of their own and those of the parameters as aliases: a parameter may be called "schema" or "_id".
-        fields: dict[str, Any] = {
-            f"field{index}": (hints[p.name], ... if p.default is inspect.Parameter.empty else p.default)
-            for index, p in enumerate(parameters)
-        }
-        names = tuple(parameter.name for parameter in parameters)
-        config = ConfigDict(extra="forbid", alias_generator=dict(zip(fields, names, strict=True)).__getitem__)
-        return cls(names=names, model=create_model(f"{where}.arguments", __config__=config, **fields))
-
-    def read(self, payload: Any) -> dict[str, Any]:
-        """The keyword arguments.
-
-        Raises:
-            pydantic.ValidationError: the payload does not fit.
-        """
-        if self.whole is not None:
-            if payload is None and self.optional:
-                return {}
-            return {self.whole_name: checked(self.whole, payload)}
-        if not self.names and payload is None:
-            return {}
-        assert self.model is not None
-        values = self.model.model_validate({} if payload is None else payload)
-        return dict(zip(self.names, (getattr(values, field) for field in self.model.model_fields), strict=True))
-
-    def write(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """The payload for a call with these arguments, checked first.
-
-        Raises:
-            pydantic.ValidationError: they do not fit.
-            TypeError: too many, unknown or twice.
-            InvalidMessage: one can't be sent.
-        """
-        names = (self.whole_name,) if self.whole is not None else self.names
-        if len(args) > len(names):
-            raise TypeError(f"takes {len(names)} arguments, not {len(args)}")
-        named = dict(zip(names, args, strict=False))
-        for name, value in kwargs.items():
-            if name not in names:
-                raise TypeError(f"takes no argument {name!r}; there are: {', '.join(names) or 'none'}")
-            if name in named:
-                raise TypeError(f"argument {name!r} is given twice")
-            named[name] = value
-        if self.whole is not None:
-            if not named and self.optional:
-                return None
-            if not named:
-                raise TypeError(f"needs the argument {self.whole_name!r}")
-            return plain(checked(self.whole, named[self.whole_name]))
-        assert self.model is not None
-        values = self.model.model_validate(named)
-        return plain(values.model_dump(by_alias=True, include=values.model_fields_set))
-
-    def schema(self) -> dict[str, Any]:
-        if self.whole is not None:
-            return _adapter(self.whole).json_schema()
-        assert self.model is not None
-        return self.model.model_json_schema()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodContract:
     """One method: ``attribute`` is the function's name on the class, ``name`` what callers use."""
@@ -538,10 +284,10 @@ def _check_group(service: type[Any], options: EventOptions, others: Iterable[Han
 
 
 def _method(attribute: str, function: Callable[..., Any], options: RpcOptions) -> MethodContract:
-    returns = _hints(function).get("return", Any)
+    returns = hints_of(function).get("return", Any)
     streams = inspect.isasyncgenfunction(function)
     if not streams:
-        _check_kind(f"{function.__qualname__}: the result", returns)
+        check_kind(f"{function.__qualname__}: the result", returns)
     return MethodContract(
         name=options.name or attribute,
         attribute=attribute,

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from fabric.clock import Clock
 from fabric.config import Settings
 from fabric.context import CallContext, enter
-from fabric.contract import MethodContract, ServiceContract, checked, plain, problems
+from fabric.contract import MethodContract, ServiceContract
 from fabric.errors import FabricError, InvalidMessage, PayloadTooLarge
 from fabric.identity import Identity
 from fabric.replies import Replies
@@ -20,6 +20,7 @@ from fabric.routing import outcomes
 from fabric.routing.limits import PriorityQueue
 from fabric.transports.base import Delivery, Transport
 from fabric.transports.topology import Topology
+from fabric.values import checked, plain, problems
 from fabric.wire import batch, codec
 from fabric.wire.message import MessageType, ServiceMessage
 

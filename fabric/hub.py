@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from fabric.caller import Caller
 from fabric.clock import Clock, SystemClock
 from fabric.config import Settings
-from fabric.contract import ServiceContract, checked, contract_of, plain, problems
+from fabric.contract import ServiceContract, contract_of
 from fabric.dead_letters import DeadLetters
 from fabric.detector import Detector
 from fabric.dispatcher import Dispatcher
@@ -33,6 +33,7 @@ from fabric.subscriber import Subscriber
 from fabric.transports.base import Consumer, Delivery, LinkEvent, LinkState, Transport
 from fabric.transports.connect import transport_for
 from fabric.transports.topology import Topology, check_name
+from fabric.values import checked, plain, problems
 from fabric.wire import batch, codec
 from fabric.wire.message import MessageType, Priority
 

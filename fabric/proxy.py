@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fabric.contract import ServiceContract, problems
+from fabric.contract import ServiceContract
 from fabric.errors import ValidationFailed
+from fabric.values import problems
 from fabric.wire.message import Priority
 
 Call = Callable[..., Awaitable[Any]]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from fabric.config import Settings
-from fabric.contract import plain
 from fabric.errors import TransportClosed
 from fabric.identity import Identity
 from fabric.transports.base import Transport
 from fabric.transports.topology import Topology
+from fabric.values import plain
 from fabric.wire import codec
 from fabric.wire.message import MessageType, Priority, ServiceMessage
 

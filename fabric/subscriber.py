@@ -14,11 +14,12 @@ from pydantic import ValidationError
 from fabric.clock import Clock
 from fabric.config import Settings
 from fabric.context import CallContext, enter
-from fabric.contract import HandlerContract, ServiceContract, problems
+from fabric.contract import HandlerContract, ServiceContract
 from fabric.errors import InvalidMessage
 from fabric.tasks import Tasks
 from fabric.transports.base import Consumer, Delivery, Transport
 from fabric.transports.topology import Topology
+from fabric.values import problems
 from fabric.wire import batch, codec
 from fabric.wire.message import ServiceMessage
 

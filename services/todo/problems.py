@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from fabric.contract import problems
 from fabric.errors import (
     CallError,
     Cancelled,
@@ -22,6 +21,7 @@ from fabric.errors import (
     RemoteError,
     ServiceError,
 )
+from fabric.values import problems
 
 _STATUS: Final = {
     "todo.not-found": 404,
