@@ -128,7 +128,8 @@ class MemoryLink:
         self._wake()
 
     def blocked(self, reason: str) -> None:
-        self._words.append((self._hear_blocked, (reason,)))
+        self.blocked_by = reason
+        self._words.append((self._client.blocked, (self, reason)))
         self._wake()
 
     def sever(self, reason: str) -> None:
@@ -168,10 +169,6 @@ class MemoryLink:
                 return
             call, arguments = self._words.popleft()
             call(*arguments)
-
-    def _hear_blocked(self, reason: str) -> None:
-        self.blocked_by = reason
-        self._client.blocked(self, reason)
 
     def _tell(self, act: Callable[[], None]) -> None:
         if self.paused:
