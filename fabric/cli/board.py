@@ -34,16 +34,20 @@ _BUSY = frozenset({"starting", "stopping"})
 
 
 class Board:
-    """Redraws itself a few times a second until it is closed; what is on it then stays on the screen."""
+    """Redraws itself a few times a second until it is closed; what is on it then stays on the screen.
+
+    Attributes:
+        last: what it shows.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._status: FleetStatus | None = None
+        self.last: FleetStatus | None = None
         self._heard = 0.0
         self._live = Live(console=console, refresh_per_second=8, get_renderable=self._draw, transient=False)
 
     def show(self, status: FleetStatus) -> None:
-        self._status, self._heard = status, time.monotonic()
+        self.last, self._heard = status, time.monotonic()
         if not self._live.is_started:
             self._live.start()
 
@@ -56,10 +60,10 @@ class Board:
             self._live.stop()
 
     def _draw(self) -> RenderableType:
-        if self._status is None:
+        status = self.last
+        if status is None:
             return Text()
-        moving = self._status.state in _BUSY
-        status = self._status
+        moving = status.state in _BUSY
         if moving and self._live.is_started:
             status = status.model_copy(update={"elapsed": status.elapsed + time.monotonic() - self._heard})
         return fleet_table(status, now=time.time(), height=self._console.height)
@@ -87,7 +91,8 @@ def fleet_table(status: FleetStatus, *, now: float, height: int | None = None) -
             table.add_row("", Text(name, "bold"), Text(f"{len(services)} services up", "green"))
             continue
         stage = stages.get(name)
-        table.add_row("", Text(name or "no stage", "bold"), *_of_stage(stage))
+        leaving = status.state in ("stopping", "stopped")
+        table.add_row("", Text(name or "no stage", "bold"), *_of_stage(None if leaving else stage))
         for service in services:
             table.add_row(*_of_service(service, now))
     return Group(_head(status), table)

@@ -20,7 +20,7 @@ from fabric.cli.told import Told
 from fabric.cli.views import View
 from fabric.coordination.fleet import Fleet
 from fabric.coordination.status import FleetStatus, ProcessExit, RunState, UpOptions
-from fabric.errors import FabricError, NoInstance, StartupError
+from fabric.errors import FabricError, NoInstance, RemoteError, StartupError
 from fabric.hub import Hub
 from fabric.tasks import Tasks
 
@@ -110,6 +110,9 @@ class _Run:
         await self._told.unless(self._ask_to_start())
         concluded: FleetStatus | None = None
         while (status := await self._told.unless(self._next())) is not None:
+            if status.state is RunState.IDLE:  # a new coordinator in place of one that died: it adopts what runs
+                await self._told.unless(self._ask_to_start())
+                continue
             self._last = status
             self._view.show(status)
             for service in status.services:
@@ -140,12 +143,16 @@ class _Run:
                 self._watch.put(
                     await self._hub.call("coordinator", "up", self._request.options, returns=FleetStatus, timeout=10.0)
                 )
-            except NoInstance as error:
+            except (NoInstance, RemoteError) as error:
+                if isinstance(error, RemoteError) and not error.retryable:
+                    raise
                 if time.monotonic() > deadline:
                     raise StartupError(f"the coordinator did not appear within {_REACH_LIMIT:g} s") from error
                 self._check_coordinator()
                 await asyncio.sleep(0.05)
             else:
+                for name in (BROKER, COORDINATOR):
+                    self._local.supervisor.mark_up(name)
                 return
 
     async def _next(self) -> FleetStatus:
@@ -184,7 +191,9 @@ class _Run:
         tasks = Tasks("fabric up, stopping")
         try:
             tasks.start(self._show_all(view), "show")
-            await self._told.unless_in_haste(self._hub.call("coordinator", "down", returns=FleetStatus, timeout=_DOWN_LIMIT))
+            down = self._hub.call("coordinator", "down", returns=FleetStatus, timeout=_DOWN_LIMIT)
+            if stopped := await self._told.unless_in_haste(down):
+                view.show(stopped)
         except FabricError as error:
             view.note(f"the coordinator could not stop the fleet in order: {error}")
         finally:

@@ -44,9 +44,9 @@ def exit_code(error: BaseException) -> ExitCode:
             return ExitCode.FAILED
 
 
-def report(error: FabricError, *, as_json: bool = False) -> ExitCode:
-    """Say on standard error what went wrong and what to do; returns the exit code."""
-    code = exit_code(error)
+def report(error: FabricError, *, as_json: bool = False, code: ExitCode | None = None) -> ExitCode:
+    """Say on standard error what went wrong and what to do; returns ``code``, by default the error's own."""
+    code = exit_code(error) if code is None else code
     if as_json:
         print(json.dumps({"error": facts(error), "exit_code": int(code)}, default=str), file=sys.stderr)  # noqa: T201
         return code

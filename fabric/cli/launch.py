@@ -88,6 +88,7 @@ class Launch:
             delay=min(retry.delay, retry.max_delay),
             factor=retry.factor,
             max_delay=retry.max_delay,
+            reset_after=retry.reset_after,
         )
 
     def _fabric(self, name: str, *arguments: str) -> ProcessSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from fabric.coordination.status import FleetStatus, ServiceStatus
@@ -15,15 +16,23 @@ class Lines:
 
     Args:
         write: takes one line.
+        now: seconds since 1970.
     """
 
-    def __init__(self, write: Callable[[str], None]) -> None:
-        self._write = write
+    def __init__(self, write: Callable[[str], None], *, now: Callable[[], float] = time.time) -> None:
+        self._write, self._now = write, now
         self._seen: dict[tuple[str, str], str] = {}
+        self._settled = False
+
+    def know(self, status: FleetStatus) -> None:
+        """It was shown elsewhere: only what changes from here on is told."""
+        write, self._write = self._write, lambda line: None
+        self.show(status)
+        self._write = write
 
     def show(self, status: FleetStatus) -> None:
         ready = sum(service.state == "ready" for service in status.services)
-        head = f"{status.elapsed:7.1f}s [{ready:{len(str(len(status.services)))}}/{len(status.services)}]"
+        head = f"{self._seconds(status):7.1f}s [{ready:{len(str(len(status.services)))}}/{len(status.services)}]"
         names = [*(service.name for service in status.services), *(stage.name for stage in status.stages)]
         width = max(map(len, names), default=0)
         for service in status.services:
@@ -35,6 +44,7 @@ class Lines:
                 self._write(f"{head} {stage.name:<{width}}  stage {stage.state}{waiting}")
         if self._is_new("fleet", status.fleet, status.state, status.state):
             self._write(f"{head} {status.fleet:<{width}}  fleet {status.state}")
+        self._settled = self._settled or status.state.is_settled
 
     def note(self, text: str) -> None:
         """Something that is not part of the run."""
@@ -42,6 +52,12 @@ class Lines:
 
     def close(self) -> None:
         """Nothing is pending here."""
+
+    def _seconds(self, status: FleetStatus) -> float:
+        """Since the start was asked for; the status itself stops counting when the start has ended."""
+        if status.started_at is None or not self._settled:
+            return status.elapsed
+        return max(status.elapsed, self._now() - status.started_at)
 
     def _is_new(self, kind: str, name: str, now: str, state: str) -> bool:
         before = self._seen.get((kind, name))

@@ -55,7 +55,6 @@ class LocalFleet:
 
     async def start_coordinator(self) -> None:
         await self.supervisor.start(self._launch.coordinator())
-        self.record()
 
     def coordinator_failed(self) -> StartupError | None:
         """Set when the coordinator has ended for good."""
@@ -79,7 +78,6 @@ class LocalFleet:
                 await places.acquire()
                 here = self._here[spec.name] = asyncio.Event()
                 await self.supervisor.start(spec)
-                self.record()
                 tasks.start(_free_when(here, places), spec.name)
             await tasks.wait(_JOIN_LIMIT)
         finally:
@@ -161,7 +159,9 @@ async def local_fleet(
             namespace=namespace or fleet.namespace,
             root=root,
         )
-        async with Supervisor(log_dir=directory.logs, on_end=lambda end: ended(end), grace=grace) as supervisor:
+        async with Supervisor(
+            log_dir=directory.logs, on_start=lambda: local.record(), on_end=lambda end: ended(end), grace=grace
+        ) as supervisor:
             local = LocalFleet(launch, directory, supervisor)
 
             def ended(end: ProcessEnd) -> None:

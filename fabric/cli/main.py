@@ -39,10 +39,8 @@ def main(args: Sequence[str] | None = None) -> None:
         app(args=given, prog_name="fabric")
     except FabricError as error:
         sys.exit(report(error, as_json="--json" in given))
-    except TimeoutError as error:
-        sys.exit(
-            report(FabricError(f"gave up waiting: {error or 'no answer in time'}"), as_json="--json" in given)
-            and ExitCode.UNKNOWN
-        )
+    except TimeoutError:
+        late = FabricError("no answer in time; it may have been done")
+        sys.exit(report(late, as_json="--json" in given, code=ExitCode.UNKNOWN))
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)

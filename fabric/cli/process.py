@@ -29,6 +29,7 @@ class Restart:
         attempts: starts in all before it has once been up; after that there is no limit.
         delay, factor, max_delay: seconds before the first start again, its growth, and its bound. Longer spares the
             machine, shorter brings it back sooner.
+        reset_after: seconds of running after which the next failure counts as the first again.
     """
 
     on_failure: bool = True
@@ -36,6 +37,7 @@ class Restart:
     delay: float = 0.5
     factor: float = 2.0
     max_delay: float = 30.0
+    reset_after: float = 60.0
 
     def __post_init__(self) -> None:
         if self.attempts < 1 or self.delay < 0 or self.factor < 1 or self.max_delay < self.delay:
@@ -110,14 +112,16 @@ class Process:
         self.stopping = asyncio.Event()
         self._environment, self._lifeline, self._clock = environment, lifeline, clock
 
-    async def run(self, started: asyncio.Future[None], on_end: Callable[[ProcessEnd], None]) -> None:
-        """From the first start to the end for good."""
+    async def run(self, on_start: Callable[[], None], on_end: Callable[[ProcessEnd], None]) -> None:
+        """From the first start to the end for good. ``on_start`` is called at each start, also one that failed."""
         while not self.stopping.is_set():
             began = self._clock.monotonic()
-            code = await self._once(started)
+            code = await self._once(on_start)
             if self.stopping.is_set():
                 break
-            self.failures = 1 if self.was_up else self.failures + 1
+            uptime = self._clock.monotonic() - began
+            lasted = self.was_up and uptime >= self.spec.restart.reset_after
+            self.failures = 1 if lasted else self.failures + 1
             pause = self.spec.restart.pause(code=code, failures=self.failures, was_up=self.was_up)
             self.state = ProcessState.ENDED if pause is None else ProcessState.RESTARTING
             on_end(
@@ -126,7 +130,7 @@ class Process:
                     service=self.spec.service,
                     pid=self.pid,
                     code=code,
-                    uptime=self._clock.monotonic() - began,
+                    uptime=uptime,
                     log=tail(self.log),
                     restarting_in=pause,
                 )
@@ -137,7 +141,7 @@ class Process:
                 await asyncio.wait_for(self.stopping.wait(), pause)
         self.state = ProcessState.ENDED
 
-    async def _once(self, started: asyncio.Future[None]) -> int:
+    async def _once(self, on_start: Callable[[], None]) -> int:
         try:
             with self.log.open("ab") as output:
                 process = await asyncio.create_subprocess_exec(
@@ -153,12 +157,10 @@ class Process:
         except OSError as error:
             with self.log.open("a", encoding="utf-8") as output:
                 output.write(f"can't start {self.spec.argv[0]!r}: {error}\n")
-            if not started.done():
-                started.set_result(None)
+            on_start()
             return 127
         self.pid, self.state, self._alive = process.pid, ProcessState.RUNNING, True
-        if not started.done():
-            started.set_result(None)
+        on_start()
         if self.stopping.is_set():  # told to stop while it was being started
             self.signal(signal.SIGTERM)
         code = await process.wait()

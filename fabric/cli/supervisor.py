@@ -30,7 +30,8 @@ class Supervisor:
 
     Args:
         log_dir: one ``NAME.log`` a process; made if missing.
-        on_end: called in the event loop when a process ended without being told to. Must not block or raise.
+        on_start: called in the event loop when a process was started, or started again. Must not block or raise.
+        on_end: the same when one ended without being told to.
         grace: seconds between SIGTERM and SIGKILL. Longer lets them finish their work, shorter ends sooner.
     """
 
@@ -38,11 +39,12 @@ class Supervisor:
         self,
         *,
         log_dir: Path,
+        on_start: Callable[[], None] = lambda: None,
         on_end: Callable[[ProcessEnd], None] = lambda end: None,
         grace: float = 10.0,
         clock: Clock | None = None,
     ) -> None:
-        self._log_dir, self._on_end, self.grace = log_dir, on_end, grace
+        self._log_dir, self._on_start, self._on_end, self.grace = log_dir, on_start, on_end, grace
         self._clock: Clock = clock or SystemClock()
         self._token = secrets.token_hex(8)
         self._processes: dict[str, Process] = {}
@@ -98,7 +100,13 @@ class Supervisor:
         process = Process(spec, log, environment, lifeline, self._clock)
         started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._processes[spec.name] = process
-        task = asyncio.create_task(process.run(started, self._on_end), name=f"process {spec.name}")
+
+        def begun() -> None:
+            if not started.done():
+                started.set_result(None)
+            self._on_start()
+
+        task = asyncio.create_task(process.run(begun, self._on_end), name=f"process {spec.name}")
         self._tasks[spec.name] = task
         await asyncio.wait({started, task}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
@@ -108,7 +116,7 @@ class Supervisor:
     def mark_up(self, name: str) -> None:
         """It has been up: from now on its restarts are not counted as attempts to start."""
         if process := self._processes.get(name):
-            process.was_up, process.failures = True, 0
+            process.was_up = True
 
     async def stop(self, *names: str, grace: float | None = None) -> None:
         """End processes, all at once: SIGTERM, ``grace`` seconds, SIGKILL to their groups.

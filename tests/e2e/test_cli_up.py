@@ -301,6 +301,25 @@ def test_a_killed_instance_comes_back(shop: Shop) -> None:
         read_until(up, "store-1: process")
 
 
+def test_a_killed_coordinator_is_replaced(shop: Shop) -> None:
+    """S2's neighbour: when the coordinator is killed with -9 another takes over what runs, and restarts none of it."""
+    with shop.up() as up:
+        read_until(up, "Ctrl-C stops it")
+        before = shop.record.processes
+        os.kill(before["coordinator"], signal.SIGKILL)
+
+        def up_again() -> bool:
+            found = shop.run("status", "--json")
+            return found.returncode == 0 and bool(json.loads(found.stdout)["state"] == "up")
+
+        until(lambda: shop.record.processes.get("coordinator", before["coordinator"]) != before["coordinator"])
+        until(up_again)
+        after = shop.record.processes
+        assert {name for name in before if before[name] != after[name]} == {"coordinator"}
+        assert shop.run("down").returncode == ExitCode.OK
+        assert up.wait(30) == ExitCode.OK
+
+
 def test_a_fleet_in_the_background(shop: Shop) -> None:
     """--detach returns when the fleet is up and leaves it running; a second `up` is refused; `down` stops it."""
     began = shop.run("up", "fleet.yaml", "--detach")

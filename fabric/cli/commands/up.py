@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -50,7 +49,7 @@ def up(
     from fabric.cli.bring_up import Stay, UpRequest, bring_up
     from fabric.cli.conclusion import Conclusion
     from fabric.cli.detach import into_background
-    from fabric.cli.views import new_view
+    from fabric.cli.views import Views
     from fabric.coordination.fleet import load_fleet
     from fabric.coordination.status import UpOptions
 
@@ -69,7 +68,7 @@ def up(
         namespace=namespace,
         root=Path.cwd(),
         stay=stay,
-        view=partial(new_view, as_json=json),
+        view=Views(as_json=json),
         concluded=Conclusion(stay=stay, as_json=json, profile_out=profile_out, announce=announce),
     )
     raise typer.Exit(asyncio.run(bring_up(request)))

@@ -158,6 +158,29 @@ async def test_success_and_misconfiguration_are_not_started_again(
     assert ends[0].restarting_in is None
 
 
+async def test_one_that_keeps_falling_over_is_started_ever_more_slowly(tmp_path: Path) -> None:
+    """Pauses grow also for one that was up, until it has lasted; each start is told."""
+    ends: list[ProcessEnd] = []
+    starts: list[None] = []
+    async with Supervisor(log_dir=tmp_path, on_start=lambda: starts.append(None), on_end=ends.append) as supervisor:
+        await supervisor.start(python("flapping", "raise SystemExit(1)", restart=Restart(delay=0.01, factor=3.0)))
+        supervisor.mark_up("flapping")
+        await until(lambda: len(ends) >= 3)
+        assert [end.restarting_in for end in ends[:3]] == pytest.approx([0.01, 0.03, 0.09])
+        assert len(starts) >= 3
+
+
+async def test_one_that_lasted_counts_anew(tmp_path: Path) -> None:
+    """After it has run for reset_after its next failure is its first again."""
+    ends: list[ProcessEnd] = []
+    restart = Restart(delay=0.01, factor=3.0, reset_after=0.0)
+    async with Supervisor(log_dir=tmp_path, on_end=ends.append) as supervisor:
+        await supervisor.start(python("flapping", "raise SystemExit(1)", restart=restart))
+        supervisor.mark_up("flapping")
+        await until(lambda: len(ends) >= 3)
+        assert [end.restarting_in for end in ends[:3]] == [0.01, 0.01, 0.01]
+
+
 def test_pauses_grow_to_their_bound() -> None:
     """The pause grows by its factor and never passes its bound, however many failures there were."""
     restart = Restart(attempts=2, delay=1.0, factor=2.0, max_delay=5.0)

@@ -117,6 +117,28 @@ def test_a_service_that_goes_back_to_waiting_is_told() -> None:
     assert written[-1].endswith("web  waiting, for store")
 
 
+def test_what_was_shown_elsewhere_is_not_told_again() -> None:
+    """After a table, lines tell only what changes, with the time since the beginning."""
+    written: list[str] = []
+    lines = Lines(written.append, now=lambda: 160.0)
+    lines.know(fleet(RunState.UP, service("store", ServiceState.READY), started_at=100.0))
+    lines.show(fleet(RunState.UP, service("store", ServiceState.READY), started_at=100.0))
+    assert written == []
+    lines.show(fleet(RunState.FAILED, service("store", ServiceState.FAILED, reason="it is gone"), started_at=100.0))
+    assert written == ["   60.0s [0/1] store  failed: it is gone", "   60.0s [0/1] shop   fleet failed"]
+
+
+def test_a_stop_says_nothing_of_gates() -> None:
+    """While a fleet goes down its gates close; that is no news, and not a failure."""
+    status = fleet(
+        RunState.STOPPED, service("store", ServiceState.STOPPED), stages=(StageStatus(name="base", state=StageState.FAILED),)
+    )
+    written: list[str] = []
+    Lines(written.append).show(status)
+    assert "failed" not in "".join(written)
+    assert "failed" not in shown(status)
+
+
 def test_the_report_names_cause_victims_and_advice() -> None:
     """Root causes first: who, why, how often, who could not start, what to do, and the end of its log."""
     status = fleet(
