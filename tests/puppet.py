@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -146,3 +147,10 @@ async def turns(count: int = 20) -> None:
     """Let everything that is ready run, and what follows from it."""
     for _ in range(count):
         await asyncio.sleep(0)
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    """Return when it holds; fail when it does not within a generous limit."""
+    async with asyncio.timeout(LIMIT):
+        while not holds():  # noqa: ASYNC110  it watches what has no event
+            await asyncio.sleep(0.002)

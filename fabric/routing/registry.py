@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import enum
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from fabric.health import HealthStatus
 from fabric.routing.instance import Instance, InstanceState
+
+_log = logging.getLogger("fabric.registry")
 
 
 class Endpoint:
@@ -219,7 +222,10 @@ class ServiceRegistry:
 
     def _tell(self, event: RegistryEvent) -> RegistryEvent:
         for watcher in tuple(self._watchers):
-            watcher(event)
+            try:
+                watcher(event)
+            except Exception:
+                _log.exception("a watcher of the registry failed at %s %s", event.happening, event.instance.id)
         return event
 
     def _cached(self, key: tuple[str, str], known: dict[str, Endpoint] | None) -> list[Endpoint]:
