@@ -70,6 +70,9 @@ class AmqpTransport:
         self._subscriptions: set[Subscription] = set()
         self._dead_letters = DeadLetters(self.publisher, settings.vouched_user)
         self._session: Session | None = None
+        self._changed = asyncio.Event()
+        """Set while there is a session, and for good when there will be none."""
+        self._first: asyncio.Future[None] | None = None
         self._runner: asyncio.Task[None] | None = None
         self._closed = False
         self._trouble = ""
@@ -109,7 +112,7 @@ class AmqpTransport:
         if self._runner is not None:
             raise RuntimeError("connect is called once")
         self._life.enter(LinkState.CONNECTING)
-        first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._first = first = asyncio.get_running_loop().create_future()
         self._runner = self._tasks.start(self._run(first), "link")
         try:
             async with asyncio.timeout(timeout):
@@ -163,6 +166,7 @@ class AmqpTransport:
             await self._let_go(session, "not restored")
             raise
         self._session = session
+        self._changed.set()
         session.publish.on_change = lambda: self._on_change(session)
         self._life.enter(LinkState.READY)
         for subscription in tuple(self._subscriptions):
@@ -189,6 +193,7 @@ class AmqpTransport:
         finally:
             self._session = None
             if not self._closed:
+                self._changed.clear()
                 self._life.enter(LinkState.RECONNECTING, reason)
                 await self._let_go(session, reason)
         return reason
@@ -211,8 +216,11 @@ class AmqpTransport:
         if self._closed:
             return
         self._closed = True
+        self._changed.set()
         session = self._session
         await self._stop_runner()
+        if self._first is not None and not self._first.done():
+            self._first.set_exception(TransportClosed("the transport was closed while it connected"))
         if session is not None:
             await session.close(timeout=_CLOSE_SECONDS)
         for subscription in self._subscriptions:
@@ -232,7 +240,7 @@ class AmqpTransport:
                         raise TransportClosed("the transport is closed")
                     if self._session is not None:
                         return self._session
-                    await self._life.wait_connected()
+                    await self._changed.wait()
         except TimeoutError as error:
             raise ConnectionLost(f"no link to {self.settings.where} within {timeout:g} s") from error
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any
 
 from fabric.transports.amqp_frames import Properties
@@ -53,8 +52,10 @@ def _dead_lettering(to: str) -> dict[str, Any]:
 
 
 def queue_arguments(spec: QueueSpec) -> dict[str, Any]:
+    """The broker's limit is one above ours: the delivery after the last attempt goes to a consumer too, which gives the message
+    up with its history. Only if that consumer is lost as well, the broker gives it up itself."""
     assert spec.name is not None
-    return _quorum(spec.max_attempts - 1) | _dead_lettering(dead_letter_queue(spec.name))
+    return _quorum(spec.max_attempts) | _dead_lettering(dead_letter_queue(spec.name))
 
 
 def delay_arguments(queue: str, seconds: float) -> dict[str, Any]:
@@ -175,7 +176,7 @@ def _given_up_by_broker(past: Carried, headers: Mapping[str, Any]) -> tuple[Carr
         key = str(keys[0]) if isinstance(keys, list) and keys else past.key
         past = replace(past, exchange=exchange, key=key)
     reason = f"the broker gave it up: {death.get('reason', 'unknown')}"
-    return replace(past, attempts=past.attempts + lost), reason, time.timestamp() if isinstance(time, datetime) else 0.0
+    return replace(past, attempts=past.attempts + lost), reason, time if isinstance(time, float) else 0.0
 
 
 def _first_death(headers: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -5,12 +5,17 @@ They are most of the traffic, so they are built from prepared pieces; everything
 
 from __future__ import annotations
 
+import logging
 import math
 import struct
 from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 from pamqp import decode
+
+_log = logging.getLogger("fabric.transports.amqp")
 
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
 END = b"\xce"
@@ -168,7 +173,7 @@ def read_properties(data: bytes) -> Properties:
     """Of a content header's payload after its size. What can't be read is taken as not there: it came from a stranger."""
     try:
         return _read_properties(data)
-    except (ValueError, IndexError, struct.error):
+    except (IndexError, struct.error):
         return Properties()
 
 
@@ -209,15 +214,23 @@ def _read_properties(data: bytes) -> Properties:
 
 
 def read_table(data: bytes) -> dict[str, Any]:
-    """Raises ValueError or struct.error where it is damaged."""
-    _, values = decode.field_table(data)
-    return {name: plain(value) for name, value in values.items()}
+    """Empty if it can't be read: what a stranger can put there is without end, and so are the ways in which pamqp fails on it."""
+    try:
+        _, values = decode.field_table(data)
+        return {name: plain(value) for name, value in values.items()}
+    except Exception as error:
+        _log.info("headers of a message could not be read: %r", error)
+        return {}
 
 
 def plain(value: Any) -> Any:
     """What pamqp read, in our kinds of plain data."""
     if isinstance(value, bytearray):
         return bytes(value)
+    if isinstance(value, datetime):
+        return value.timestamp()
+    if isinstance(value, Decimal):
+        return float(value)
     if isinstance(value, dict):
         return {name: plain(item) for name, item in value.items()}
     if isinstance(value, list):

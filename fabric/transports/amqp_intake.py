@@ -193,7 +193,7 @@ class Intake:
     def _hand_over(self, delivery: AmqpDelivery) -> None:
         if self._most_attempts and delivery.attempt > self._most_attempts:
             reason = f"given up after {self._most_attempts} deliveries; nobody settled the last one"
-            self._orders.start(self.reject(delivery, reason), "dead-letter")
+            self._orders.start(self._give_up(delivery, reason, self._most_attempts), "dead-letter")
             return
         try:
             self._orders.receiver(delivery)
@@ -228,9 +228,12 @@ class Intake:
             self._finish(delivery, done=stored)
 
     async def reject(self, delivery: AmqpDelivery, reason: str) -> None:
+        await self._give_up(delivery, reason, delivery.attempt)
+
+    async def _give_up(self, delivery: AmqpDelivery, reason: str, attempts: int) -> None:
         if self.alive and _claim(delivery):
-            orders = self._orders
-            stored = not orders.spec.durable or await orders.mover.give_up(self._link, orders.spec, delivery, reason)
+            spec, mover = self._orders.spec, self._orders.mover
+            stored = not spec.durable or await mover.give_up(self._link, spec, delivery, reason, attempts=attempts)
             self._finish(delivery, done=stored)
 
     def _finish(self, delivery: AmqpDelivery, *, done: bool) -> None:

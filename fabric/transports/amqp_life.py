@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable
@@ -32,15 +31,10 @@ class LinkLife:
         self.epoch = 0
         self.counts: Counter[str] = Counter()
         self._listeners: list[Callable[[LinkEvent], None]] = []
-        self._connected = asyncio.Event()
 
     @property
     def connected(self) -> bool:
         return self.state in (LinkState.READY, LinkState.BLOCKED)
-
-    async def wait_connected(self) -> None:
-        """Until the link is up, blocked or not."""
-        await self._connected.wait()
 
     def watch(self, listener: Callable[[LinkEvent], None]) -> Callable[[], None]:
         self._listeners.append(listener)
@@ -61,10 +55,6 @@ class LinkLife:
             self.epoch += 1
         self.state = state
         self.counts[state.value] += 1
-        if self.connected:
-            self._connected.set()
-        else:
-            self._connected.clear()
         self._tell(LinkEvent(state=state, epoch=self.epoch, reason=reason))
 
     def consumer_restored(self, address: str, reason: str) -> None:

@@ -11,6 +11,7 @@ from fabric.clock import Clock
 from fabric.errors import FabricError, NoRoute
 from fabric.transports import amqp_durable
 from fabric.transports.amqp_delivery import AmqpDelivery
+from fabric.transports.amqp_frames import table
 from fabric.transports.amqp_link import Link
 from fabric.transports.amqp_publisher import Publisher
 from fabric.transports.base import QueueSpec
@@ -19,6 +20,7 @@ _log = logging.getLogger("fabric.transports.amqp")
 
 _SECONDS = 5.0
 _SHORTEST_DELAY = 0.001
+_MOST_HEADER_BYTES = 120 * 1024
 
 
 class Mover:
@@ -31,7 +33,7 @@ class Mover:
         """To the delay that its attempt calls for, or to the dead letters. False: it could not be stored in time."""
         attempt = delivery.attempt
         if attempt >= spec.max_attempts:
-            return await self.give_up(link, spec, delivery, reason)
+            return await self.give_up(link, spec, delivery, reason, attempts=attempt)
         assert spec.name is not None
         delays = spec.retry_delays or (0.0,)
         delay = delays[min(attempt, len(delays)) - 1]
@@ -39,19 +41,19 @@ class Mover:
             place, arguments = spec.name, amqp_durable.queue_arguments(spec)
         else:
             place, arguments = amqp_durable.delay_queue(spec.name, delay), amqp_durable.delay_arguments(spec.name, delay)
-        past = self._past(delivery, reason, self._clock.time())
+        past = self._past(delivery, reason, self._clock.time(), attempt)
         return await self._move(link, place, arguments, delivery, past.headers())
 
-    async def give_up(self, link: Link, spec: QueueSpec, delivery: AmqpDelivery, reason: str) -> bool:
-        """To the dead letters. False: it could not be stored in time."""
+    async def give_up(self, link: Link, spec: QueueSpec, delivery: AmqpDelivery, reason: str, *, attempts: int) -> bool:
+        """To the dead letters, after as many ``attempts``. False: it could not be stored in time."""
         assert spec.name is not None
         now = self._clock.time()
         place = amqp_durable.dead_letter_queue(spec.name)
-        headers = self._past(delivery, reason, now).death(reason, now)
+        headers = self._past(delivery, reason, now, attempts).death(reason, now)
         return await self._move(link, place, amqp_durable.dead_letter_arguments(), delivery, headers)
 
-    def _past(self, delivery: AmqpDelivery, reason: str, now: float) -> amqp_durable.Carried:
-        return delivery.carried.failed(attempts=delivery.attempt, reason=reason, at=now, instance=self._instance)
+    def _past(self, delivery: AmqpDelivery, reason: str, now: float, attempts: int) -> amqp_durable.Carried:
+        return delivery.carried.failed(attempts=attempts, reason=reason, at=now, instance=self._instance)
 
     async def _move(
         self, link: Link, place: str, arguments: Mapping[str, Any], delivery: AmqpDelivery, headers: Mapping[str, Any]
@@ -76,13 +78,20 @@ class Mover:
             timeout=_SECONDS,
             priority=delivery.priority,
             content_type=delivery.content_type,
-            headers=delivery.headers,
-            own_headers=headers,
+            headers=None,
+            own_headers=_fitting(delivery.headers, headers),
             message_id=None,
             expires=None,
             mandatory=True,
             persistent=True,
         )
+
+
+def _fitting(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Both, unless theirs leave no room for ours in the one frame that headers may take. They passed the broker before, so they
+    are not measured by what we allow ourselves."""
+    both = {**theirs, **ours}
+    return both if len(table(both)) <= _MOST_HEADER_BYTES else ours
 
 
 async def _declare(link: Link, name: str, arguments: dict[str, Any]) -> None:

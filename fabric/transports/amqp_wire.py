@@ -92,11 +92,14 @@ class Wire(asyncio.StreamReaderProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.paused = True
-        if not self.reader.at_eof():
-            # aiormq would log a traceback of its reader for what is an everyday event, and is told above already
-            self.reader.feed_data(frames.CONNECTION_CLOSE_OK_FRAME)
+        # without this aiormq would log a traceback of its reader, for what is an everyday event
+        self.reader.feed_data(frames.CONNECTION_CLOSE_OK_FRAME)
         super().connection_lost(None)
         self._lost(0, str(exc) if exc else "closed by the other end")
+
+    def eof_received(self) -> bool:
+        """The other end says no more: close."""
+        return False
 
     def pause_writing(self) -> None:
         self.paused = True

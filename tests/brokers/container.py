@@ -47,6 +47,9 @@ class ContainerNode:
     def kill(self) -> None:
         self._docker.kill()
 
+    def shut_down(self) -> None:
+        self._docker.stop(timeout=30)
+
     def start(self) -> None:
         self._docker.start()
         self.wait()

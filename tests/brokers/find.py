@@ -42,6 +42,9 @@ class ExternalNode:
     def kill(self) -> None:
         raise self._refuse()
 
+    def shut_down(self) -> None:
+        raise self._refuse()
+
     def start(self) -> None:
         raise self._refuse()
 

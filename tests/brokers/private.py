@@ -76,6 +76,11 @@ class PrivateNode:
         if self._process is not None:
             self._process.wait(_STOP_SECONDS)
 
+    def shut_down(self) -> None:
+        self._signal(signal.SIGTERM)
+        if self._process is not None:
+            self._process.wait(2 * _STOP_SECONDS)
+
     def start(self) -> None:
         with open(self._folder / "output", "ab") as output:
             self._process = subprocess.Popen(

@@ -14,7 +14,7 @@ from fabric.transports.backoff import Backoff
 from fabric.transports.base import Delivery, LinkEvent, LinkState, QueueSpec
 from fabric.transports.topology import Topology
 from tests.brokers.inbox import Inbox
-from tests.brokers.node import BrokerNode, restart
+from tests.brokers.node import BrokerNode, crash
 from tests.contract.backend_amqp import AmqpBackend
 
 
@@ -159,7 +159,7 @@ async def test_a_crash_of_the_broker_while_messages_are_under_way(amqp: AmqpBack
 
     loading = asyncio.create_task(load())
     await inbox.reaches(500)
-    await asyncio.to_thread(restart, private_broker)
+    await asyncio.to_thread(crash, private_broker)
     ended = await asyncio.wait_for(loading, 30)
     assert any(isinstance(outcome, ConnectionLost | NotSent) for outcome in ended)
     await events.next(ready)
