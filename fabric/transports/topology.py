@@ -74,7 +74,7 @@ class Topology:
         return QueueSpec(name=None, exchange=self.rpc, keys=(instance,))
 
     def replies(self, address: str) -> QueueSpec:
-        """Where answers to one hub arrive. The queue is new in each epoch, so that nothing is re-declared by a name that the
+        """Where answers to one hub arrive. The queue is new in each epoch, so that nothing is declared again by a name that the
         broker may still hold for the old link; ``address`` stays, so that an answer finds the hub after a reconnect."""
         return QueueSpec(name=None, exchange=self.rpc, keys=(address,))
 
