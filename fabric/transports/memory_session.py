@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from fabric.errors import InvalidMessage
 from fabric.transports.backlog import Held
-from fabric.transports.base import DeadLetter, ExchangeKind
+from fabric.transports.base import DeadLetter, ExchangeKind, QueueSpec
 from fabric.transports.memory_broker import Broker, Outcome
 from fabric.transports.memory_queue import Queue
 from fabric.wire.message import Priority
@@ -233,6 +233,8 @@ class Session:
     ) -> str:
         if id in self._subscriptions:
             raise InvalidMessage(f"consumer {id} exists")
+        delays = tuple(map(float, retry_delays))
+        QueueSpec(name=name, durable=durable, ack=ack, prefetch=prefetch, max_attempts=max_attempts)
         bound_to = self._broker.exchange(exchange) if exchange else None
         queue = self._broker.declare_queue(name, self, durable=durable, max_attempts=max_attempts)
         if not durable:
@@ -240,7 +242,7 @@ class Session:
         if bound_to is not None:
             for key in keys:
                 queue.bind(bound_to, key)
-        subscription = Subscription(self, id, queue, ack=ack, prefetch=prefetch, retry_delays=tuple(map(float, retry_delays)))
+        subscription = Subscription(self, id, queue, ack=ack, prefetch=prefetch, retry_delays=delays)
         self._subscriptions[id] = subscription
         queue.add(subscription)
         queue.pump()
