@@ -54,11 +54,12 @@ bench: $(READY)
 	@exec $(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(READY)
-	@$(BIN)/ruff check --quiet $(SOURCES)
-	$(BIN)/ruff format --quiet --check $(SOURCES) || { echo 'make format mends the layout' >&2; exit 1; }
-	$(BIN)/mypy --no-error-summary $(SOURCES)
-	$(BIN)/codespell $(SOURCES) docs README.md Makefile
-	echo 'lint: clean'
+	@failed=
+	$(BIN)/ruff check --quiet $(SOURCES) || failed=1
+	$(BIN)/ruff format --quiet --check $(SOURCES) || { echo 'The layout differs; make format mends it.' >&2; failed=1; }
+	$(BIN)/mypy --no-error-summary $(SOURCES) || failed=1
+	$(BIN)/codespell $(SOURCES) docs README.md Makefile || failed=1
+	[ -z "$$failed" ] && echo 'lint: clean'
 
 format: $(READY)
 	@$(BIN)/ruff check --quiet --fix $(SOURCES) || true
