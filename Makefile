@@ -103,11 +103,11 @@ $(READY): requirements.lock pyproject.toml
 	@$(find_python)
 	recent $(BIN)/python && $(BIN)/python -m pip --version >/dev/null 2>&1 || "$$python" -m venv --clear .venv
 	echo "Installing the locked packages into .venv"
-	again $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation -e .
+	again $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --no-deps --no-build-isolation -e .
 	touch $@
 
 $(UV):
 	@$(find_python)
 	"$$python" -m venv --clear build/uv
-	again build/uv/bin/python -m pip install --quiet --disable-pip-version-check --no-input uv==$(UV_VERSION)
+	again build/uv/bin/python -m pip install -qq --disable-pip-version-check --no-input uv==$(UV_VERSION)
