@@ -69,6 +69,7 @@ class Presence:
         self._asked_at: dict[str, float] = {}
         self._met: set[str] = set()
         self._settled_at = 0.0
+        self._closed = False
         self._waiting: set[asyncio.Future[None]] = set()
         self._unwatch = (transport.watch(self._link_changed), registry.watch(lambda _: self._wake()))
 
@@ -165,6 +166,8 @@ class Presence:
                 return idle
             if now() >= until or not await self._news(until - now()):
                 return reason
+            if self._closed:
+                return "the hub is closed"
         self._met.add(key)
         return ""
 
@@ -289,6 +292,7 @@ class Presence:
                 _log.debug("question %s after a reconnect: %s", key, error)
 
     async def aclose(self) -> None:
+        self._closed = True
         for unwatch in self._unwatch:
             unwatch()
         self._wake()
