@@ -92,6 +92,7 @@ class _Run:
         self._view = request.view()
         self._last: FleetStatus | None = None
         self._begun = False
+        self._in_trouble = False
 
     async def whole(self) -> ExitCode:
         tasks = Tasks("fabric up")
@@ -161,6 +162,9 @@ class _Run:
                 return await asyncio.wait_for(self._watch.next(), 1.0)
             except TimeoutError:
                 self._check_coordinator()
+                if self._watch.trouble and not self._in_trouble:
+                    self._view.note(f"no word from the coordinator: {self._watch.trouble}")
+                self._in_trouble = bool(self._watch.trouble)
 
     def _check_coordinator(self) -> None:
         if error := self._local.coordinator_failed():

@@ -31,26 +31,7 @@ def report(status: FleetStatus, *, log_of: Callable[[str], tuple[str, ...]] = la
         log_of: the last lines that a service wrote, for causes that came without.
         lines: how much of each log.
     """
-    return "\n".join(line for cause in causes(status) for line in _of_cause(cause, log_of, lines))
-
-
-def causes(status: FleetStatus) -> tuple[FailureReport, ...]:
-    """What the coordinator reports, or else the root causes that the profile names."""
-    found = profile_of(status)
-    if status.report or found is None or found.report is None:
-        return status.report
-    return tuple(
-        FailureReport(
-            service=cause.name,
-            critical=cause.critical,
-            reason=cause.reason,
-            attempts=cause.attempts,
-            blocked=cause.waiting,
-            advice=cause.advice,
-            log=tuple(cause.tail.splitlines()),
-        )
-        for cause in found.report.roots
-    )
+    return "\n".join(line for cause in status.report for line in _of_cause(cause, log_of, lines))
 
 
 def profile_of(status: FleetStatus) -> StartupProfile | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 from fabric.cli.exits import ExitCode
 from fabric.cli.record import Record, running_fleets
 from fabric.startup.profile import StartupProfile
+from tests.brokers.node import BrokerNode
 
 pytestmark = pytest.mark.processes
 
@@ -69,6 +71,11 @@ class Mail(Service):
             case "slow":
                 pathlib.Path("mail-is-starting").touch()
                 await asyncio.sleep(300)
+
+    async def stop(self) -> None:
+        if os.environ.get("MAIL") == "stuck":
+            pathlib.Path("mail-is-stopping").touch()
+            await asyncio.sleep(300)
 """
 
 FLEET = """\
@@ -97,9 +104,9 @@ class Shop:
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "fabric.cli", *arguments]
 
-    def environment(self, mail: str = "") -> dict[str, str]:
+    def environment(self, mail: str = "", broker_url: str = "") -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("FABRIC_")}
-        return {**kept, "MAIL": mail}
+        return {**kept, "MAIL": mail, **({"FABRIC_BROKER_URL": broker_url} if broker_url else {})}
 
     def run(self, *arguments: str, mail: str = "") -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -113,12 +120,12 @@ class Shop:
         )
 
     @contextmanager
-    def up(self, *arguments: str, mail: str = "") -> Iterator[subprocess.Popen[str]]:
+    def up(self, *arguments: str, mail: str = "", broker_url: str = "") -> Iterator[subprocess.Popen[str]]:
         """`fabric up` in the background, killed at the end if it still runs."""
         with subprocess.Popen(
             self.command("up", "fleet.yaml", *arguments),
             cwd=self.root,
-            env=self.environment(mail),
+            env=self.environment(mail, broker_url),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -273,6 +280,19 @@ def test_ctrl_c_before_anything_runs(shop: Shop) -> None:
     assert gone(processes)
 
 
+def test_a_second_ctrl_c_does_not_wait(shop: Shop) -> None:
+    """A service that hangs while it stops is waited for after the first Ctrl-C and killed after the second."""
+    with shop.up(mail="stuck") as up:
+        read_until(up, "Ctrl-C stops it")
+        processes = family(up)
+        up.send_signal(signal.SIGINT)
+        until((shop.root / "mail-is-stopping").exists)
+        assert up.poll() is None
+        up.send_signal(signal.SIGINT)
+        assert up.wait(60) == ExitCode.OK
+    assert gone(processes)
+
+
 def test_kill_9_of_the_command_line_leaves_nothing(shop: Shop) -> None:
     """When `fabric up` itself is killed with -9, broker, coordinator and services end by themselves."""
     with shop.up() as up:
@@ -318,6 +338,33 @@ def test_a_killed_coordinator_is_replaced(shop: Shop) -> None:
         assert {name for name in before if before[name] != after[name]} == {"coordinator"}
         assert shop.run("down").returncode == ExitCode.OK
         assert up.wait(30) == ExitCode.OK
+
+
+def test_a_killed_broker_is_replaced(shop: Shop) -> None:
+    """When the embedded broker is killed with -9 another takes its place, and the fleet finds together again, none restarted."""
+    with shop.up() as up:
+        read_until(up, "Ctrl-C stops it")
+        before = shop.record.processes
+        os.kill(before["broker"], signal.SIGKILL)
+        until(lambda: shop.record.processes.get("broker", before["broker"]) != before["broker"])
+        until(lambda: shop.run("call", "web", "buy", '{"item": "pen"}').returncode == 0)
+        until(lambda: shop.run("status").returncode == 0)
+        assert {name for name, pid in shop.record.processes.items() if before[name] != pid} == {"broker"}
+
+
+def test_a_fleet_on_rabbitmq(shop: Shop, broker: BrokerNode) -> None:
+    """With a broker URL no broker is started; commands find the fleet there, and no process shows the URL with its password."""
+    namespace = f"shop-{secrets.token_hex(4)}"
+    with shop.up("--namespace", namespace, broker_url=broker.url) as up:
+        read_until(up, "Ctrl-C stops it")
+        processes = family(up)
+        assert not any(broker.url in argument for process in processes for argument in process.cmdline())
+        assert "broker" not in shop.record.processes
+        assert (shop.record.broker_url, shop.record.namespace) == (broker.url, namespace)
+        assert json.loads(shop.run("call", "web", "buy", '{"item": "pen"}').stdout) == {"item": "pen", "sold": 1}
+        up.send_signal(signal.SIGINT)
+        assert up.wait(60) == ExitCode.OK
+    assert gone(processes)
 
 
 def test_a_fleet_in_the_background(shop: Shop) -> None:
