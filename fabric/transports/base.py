@@ -160,7 +160,12 @@ class Consumer(Protocol):
         ...
 
     async def bind(self, key: str) -> None:
-        """Also receive what is sent with ``key``. Holds over reconnects. Idempotent."""
+        """Also receive what is sent with ``key``. Holds over reconnects. Idempotent.
+
+        Raises, as ``unbind``:
+            ConnectionLost: not confirmed within 5 seconds; a bind holds from the next reconnect at the latest.
+            TransportClosed: the transport or this consumer is closed.
+        """
         ...
 
     async def unbind(self, key: str) -> None:

@@ -10,23 +10,22 @@ from typing import Any
 
 from fabric.clock import Clock
 from fabric.errors import (
-    ConfigurationError,
     ConnectionLost,
     FabricError,
     NoRoute,
     NotSent,
     PayloadTooLarge,
-    TopologyConflict,
     TransportClosed,
 )
 from fabric.tasks import Tasks
+from fabric.transports.amqp_life import LinkLife
 from fabric.transports.backlog import Published
 from fabric.transports.backoff import Backoff
 from fabric.transports.base import DeadLetter, LinkEvent, LinkState, QueueSpec, Receiver
 from fabric.transports.headers import check_key, checked_headers
 from fabric.transports.link import Dial, Link
 from fabric.transports.linked_consumer import LinkedConsumer
-from fabric.transports.linked_delivery import LinkedDelivery
+from fabric.transports.linked_consumers import LinkedConsumers
 from fabric.transports.memory_broker import Outcome
 from fabric.transports.memory_session import Verb
 from fabric.transports.topology import Topology
@@ -55,14 +54,12 @@ class LinkedTransport:
     ) -> None:
         self._name, self._topology, self._dial = name, topology, dial
         self._most_body, self._backoff, self._clock, self._chance = max_body, backoff, clock, chance
-        self._state, self._epoch = LinkState.CONNECTING, 0
+        self._life = LinkLife()
+        self._closed = False
         self._link: Link | None = None
-        self._opening: Link | None = None
-        self._early: list[tuple[int, int, int, Published]] = []
         self._linked, self._open = asyncio.Event(), asyncio.Event()
         self._connecting = asyncio.Lock()
-        self._listeners: dict[int, Callable[[LinkEvent], None]] = {}
-        self._consumers: dict[int, LinkedConsumer] = {}
+        self._consumers = LinkedConsumers()
         self._ids = itertools.count(1)
         self._tasks = Tasks(f"{name} transport")
         self._leaving: asyncio.Task[None] | None = None
@@ -73,32 +70,28 @@ class LinkedTransport:
 
     @property
     def state(self) -> LinkState:
-        return self._state
+        return self._life.state
 
     @property
     def epoch(self) -> int:
-        return self._epoch
+        return self._life.epoch
 
     @property
     def max_body(self) -> int:
         return self._most_body
 
     def watch(self, listener: Callable[[LinkEvent], None]) -> Callable[[], None]:
-        id = next(self._ids)
-        self._listeners[id] = listener
-
-        def end() -> None:
-            self._listeners.pop(id, None)
-
-        return end
+        return self._life.watch(listener)
 
     async def connect(self, *, timeout: float) -> None:
         tried: Exception | None = None
         try:
             async with asyncio.timeout(timeout), self._connecting:
-                if self._epoch:
+                if self.epoch:
                     await self._present_link(self._linked)
                     return
+                self._check_open()
+                self._enter(LinkState.CONNECTING, "asked to connect")
                 for attempt in itertools.count():
                     try:
                         await self._establish()
@@ -106,9 +99,13 @@ class LinkedTransport:
                     except (ConnectionLost, TimeoutError) as error:
                         tried = error
                     await self._clock.sleep(self._backoff.delay(attempt, self._chance))
-        except TimeoutError:
-            why = str(tried or "") or "no answer"
-            raise ConnectionLost(f"no link to the {self._name} broker within {timeout} s: {why}") from tried
+        except BaseException as error:
+            if self.state is LinkState.CONNECTING:
+                self._enter(LinkState.CLOSED, str(error) or str(tried or "given up"))
+            if isinstance(error, TimeoutError):
+                why = str(tried or "") or "no answer"
+                raise ConnectionLost(f"no link to the {self._name} broker within {timeout} s: {why}") from tried
+            raise
 
     async def send(
         self,
@@ -132,7 +129,7 @@ class LinkedTransport:
             headers = checked_headers(headers)
         link = self._link
         until = asyncio.get_running_loop().time() + timeout
-        if link is None or self._state is not LinkState.READY or link.congested:
+        if link is None or self.state is not LinkState.READY or link.congested:
             link = await self._room(timeout)
         outcome = link.publish(exchange, key, body, priority, content_type, headers, message_id, expires)
         if isinstance(outcome, Outcome):
@@ -161,9 +158,8 @@ class LinkedTransport:
         check_key(key)
         if headers:
             headers = checked_headers(headers)
-        if self._state is LinkState.CLOSED:
-            raise TransportClosed(f"this {self._name} transport is closed")
-        if self._link is None or self._state is not LinkState.READY:
+        self._check_open()
+        if self._link is None or self.state is not LinkState.READY:
             return False
         return self._link.post(exchange, key, body, priority, content_type, headers, expires)
 
@@ -173,7 +169,7 @@ class LinkedTransport:
             async with asyncio.timeout(timeout):
                 while True:
                     link = await self._present_link(self._linked)
-                    self._consumers[consumer.id] = consumer
+                    self._consumers.add(consumer)
                     try:
                         # A reconnect meanwhile has restored it with the others.
                         if consumer.link is not link:
@@ -214,6 +210,7 @@ class LinkedTransport:
 
     async def aclose(self) -> None:
         if self._leaving is None:
+            self._closed = True
             self._enter(LinkState.CLOSED, "closed by us")
             self._leaving = asyncio.get_running_loop().create_task(self._leave(), name=f"{self._name} transport leaves")
         await asyncio.shield(self._leaving)
@@ -221,22 +218,18 @@ class LinkedTransport:
     # What the link tells its client.
 
     def delivered(self, link: Link, consumer: int, tag: int, attempt: int, message: Published) -> None:
-        if link is self._link:
-            self._hand_over(link, consumer, tag, attempt, message)
-        elif link is self._opening:
-            self._early.append((consumer, tag, attempt, message))
+        self._consumers.delivered(link, consumer, tag, attempt, message)
 
     def cancelled(self, link: Link, consumer: int) -> None:
-        if link in (self._link, self._opening) and (known := self._consumers.get(consumer)) is not None:
+        if (known := self._consumers.find(link, consumer)) is not None:
             self._start(self._mend(known, link, "the broker cancelled it: its queue was deleted"), "mend a consumer")
 
     def blocked(self, link: Link, reason: str) -> None:
-        state = LinkState.BLOCKED if reason else LinkState.READY
-        if link is self._link and self._state not in (state, LinkState.CLOSED):
-            self._enter(state, reason or "the broker takes publishes again")
+        if link is self._link and not self._closed:
+            self._enter(LinkState.BLOCKED if reason else LinkState.READY, reason or "the broker takes publishes again")
 
     def lost(self, link: Link, reason: str) -> None:
-        if link is self._link and self._state is not LinkState.CLOSED:
+        if link is self._link and not self._closed:
             self._link = None
             self._enter(LinkState.RECONNECTING, reason)
             self._start(self._reconnect(), "reconnect")
@@ -245,40 +238,29 @@ class LinkedTransport:
 
     async def _establish(self) -> None:
         """A new link with everything on it, and then a new epoch."""
-        if self._state is LinkState.CLOSED:
-            raise TransportClosed(f"this {self._name} transport is closed")
+        self._check_open()
         async with asyncio.timeout(_LIMIT):
             link = await self._dial(self)
-        self._opening, self._early = link, []
-        unrestored = []
         try:
             async with asyncio.timeout(_LIMIT):
                 await link.ask(Verb.DECLARE, [(exchange.name, exchange.kind.value) for exchange in self._topology.exchanges])
-                for consumer in list(self._consumers.values()):
-                    try:
-                        await consumer.attach(link)
-                    except (TopologyConflict, ConfigurationError) as error:
-                        unrestored.append((consumer, str(error)))
+                refused = await self._consumers.restore(link)
             if link.closed:
                 raise ConnectionLost("the link broke while it was set up")
-            if self._leaving is not None:
-                raise TransportClosed(f"this {self._name} transport is closed")
+            self._check_open()
         except BaseException as error:
             link.abort()
             if isinstance(error, TimeoutError):
                 raise ConnectionLost(f"the broker did not set the link up within {_LIMIT} s") from None
             raise
-        finally:
-            self._opening = None
-        early, self._early = self._early, []
         self._link = link
-        self._epoch += 1
         self._most_body = min(self._most_body, link.max_body)
-        self._enter(LinkState.BLOCKED if link.blocked_by else LinkState.READY, link.blocked_by or "connected")
-        for consumer, reason in unrestored:
+        self._enter(LinkState.READY, "connected")
+        if link.blocked_by:
+            self._enter(LinkState.BLOCKED, link.blocked_by)
+        for consumer, reason in refused.items():
             self._start(self._mend(consumer, link, reason), "mend a consumer")
-        for delivery in early:
-            self._hand_over(link, *delivery)
+        self._consumers.start(link)
 
     async def _reconnect(self) -> None:
         for attempt in itertools.count():
@@ -288,8 +270,11 @@ class LinkedTransport:
                 return
             except TransportClosed:
                 return
-            except Exception as error:  # whatever it was, a transport that stopped trying would be worse
-                self._report("could not reconnect", error, expected=isinstance(error, FabricError | TimeoutError))
+            except (FabricError, TimeoutError):
+                continue
+            except Exception as error:  # a mistake of ours, but a transport that stopped trying would be worse
+                context = {"message": f"the {self._name} transport failed to reconnect", "exception": error}
+                asyncio.get_running_loop().call_exception_handler(context)
 
     async def _mend(self, consumer: LinkedConsumer, link: Link, reason: str) -> None:
         """Consume again on ``link``, as long as it lives; with the next one it is restored anyway."""
@@ -301,18 +286,18 @@ class LinkedTransport:
                 async with asyncio.timeout(_LIMIT):
                     await consumer.attach(link)
             except (FabricError, TimeoutError) as error:
-                self._tell(LinkEvent(state=self._state, epoch=self._epoch, reason=str(error), consumer=consumer.address))
+                if link is not self._link:
+                    return
+                self._life.consumer_refused(consumer.address, str(error) or "the broker did not answer")
                 await self._clock.sleep(_CONFLICT_BACKOFF.delay(attempt, self._chance))
             else:
-                self._tell(LinkEvent(state=self._state, epoch=self._epoch, reason=reason, consumer=consumer.address))
+                self._life.consumer_restored(consumer.address, reason)
                 return
 
     async def _leave(self) -> None:
         link, self._link = self._link, None
         await self._tasks.aclose()
-        for consumer in self._consumers.values():
-            consumer.closed = True
-        self._consumers.clear()
+        self._consumers.close()
         if link is not None:
             await link.aclose()
 
@@ -321,8 +306,7 @@ class LinkedTransport:
     async def _present_link(self, event: asyncio.Event) -> Link:
         """The link, when ``event`` is set. Waits without limit."""
         while True:
-            if self._state is LinkState.CLOSED:
-                raise TransportClosed(f"this {self._name} transport is closed")
+            self._check_open()
             if event.is_set() and self._link is not None:
                 return self._link
             await event.wait()
@@ -340,7 +324,7 @@ class LinkedTransport:
                     except ConnectionLost:
                         continue
         except TimeoutError:
-            raise NotSent(f"the link was {self._state} or busy for {timeout} s: the broker never had it") from None
+            raise NotSent(f"the link was {self.state} or busy for {timeout} s: the broker never had it") from None
 
     async def _confirmed(self, confirm: asyncio.Future[Outcome], until: float) -> Outcome:
         try:
@@ -366,32 +350,17 @@ class LinkedTransport:
     # Telling.
 
     def _enter(self, state: LinkState, reason: str) -> None:
-        self._state = state
-        usable = state in (LinkState.READY, LinkState.CLOSED)
-        (self._open.set if usable else self._open.clear)()
-        (self._linked.set if usable or state is LinkState.BLOCKED else self._linked.clear)()
-        self._tell(LinkEvent(state=state, epoch=self._epoch, reason=reason))
+        # Closing wakes who waits too, so that it can say why it ends.
+        _set(self._open, self._closed or state is LinkState.READY)
+        _set(self._linked, self._closed or state in (LinkState.READY, LinkState.BLOCKED))
+        self._life.enter(state, reason)
 
-    def _tell(self, event: LinkEvent) -> None:
-        for listener in list(self._listeners.values()):
-            try:
-                listener(event)
-            except Exception as error:
-                self._report("a listener of the link raised", error)
-
-    def _hand_over(self, link: Link, consumer: int, tag: int, attempt: int, message: Published) -> None:
-        delivery = LinkedDelivery(link, tag, attempt, message)
-        known = self._consumers.get(consumer)
-        if known is None:
-            delivery.release()
-            return
-        try:
-            known.receiver(delivery)
-        except Exception as error:
-            self._report("a receiver raised", error)
+    def _check_open(self) -> None:
+        if self._closed:
+            raise TransportClosed(f"this {self._name} transport is closed")
 
     async def _end(self, consumer: LinkedConsumer) -> None:
-        self._consumers.pop(consumer.id, None)
+        self._consumers.remove(consumer)
         if self._link is None:
             return
         try:
@@ -402,11 +371,14 @@ class LinkedTransport:
             pass
 
     def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        if self._leaving is None:
+        if not self._closed:
             self._tasks.start(work, name)
         else:
             work.close()
 
-    def _report(self, message: str, error: Exception, *, expected: bool = False) -> None:
-        if not expected:
-            asyncio.get_running_loop().call_exception_handler({"message": f"{self._name}: {message}", "exception": error})
+
+def _set(event: asyncio.Event, wanted: bool) -> None:
+    if wanted:
+        event.set()
+    else:
+        event.clear()
