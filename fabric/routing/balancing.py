@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
+from typing import Final, Protocol
 
 from fabric.errors import ConfigurationError
 from fabric.routing.registry import Endpoint
@@ -19,17 +21,42 @@ class Strategy(Protocol):
         ...
 
 
+class _Turn:
+    """A place in the round of instances, kept by id: the candidates of a retry are fewer than those of a first attempt, and
+    a place kept by index would pass over the same ones again and again."""
+
+    __slots__ = ("_chance", "_index", "_last")
+
+    def __init__(self, chance: random.Random | None) -> None:
+        self._chance = chance
+        self._last: str | None = None
+        self._index = 0
+
+    def next(self, candidates: Sequence[Endpoint]) -> int:
+        """The index of the one after the last; at first any, or all hubs would begin with the same."""
+        count = len(candidates)
+        if self._last is None:
+            return int(self._chance.random() * count) if self._chance is not None else 0
+        if self._index < count and candidates[self._index].id == self._last:
+            return (self._index + 1) % count
+        return bisect_right(candidates, self._last, key=attrgetter("id")) % count
+
+    def took(self, index: int, endpoint: Endpoint) -> Endpoint:
+        self._index, self._last = index, endpoint.id
+        return endpoint
+
+
 class RoundRobin:
     """Each in turn. Fair in numbers whatever the calls cost."""
 
-    __slots__ = ("_last",)
+    __slots__ = ("_turn",)
 
-    def __init__(self) -> None:
-        self._last = -1
+    def __init__(self, chance: random.Random | None = None) -> None:
+        self._turn = _Turn(chance)
 
     def choose(self, candidates: Sequence[Endpoint], request: ServiceMessage | None = None) -> Endpoint:
-        self._last = (self._last + 1) % len(candidates)
-        return candidates[self._last]
+        index = self._turn.next(candidates)
+        return self._turn.took(index, candidates[index])
 
 
 class LeastConnections:
@@ -37,30 +64,29 @@ class LeastConnections:
 
     __slots__ = ("_turn",)
 
-    def __init__(self) -> None:
-        self._turn = -1
+    def __init__(self, chance: random.Random | None = None) -> None:
+        self._turn = _Turn(chance)
 
     def choose(self, candidates: Sequence[Endpoint], request: ServiceMessage | None = None) -> Endpoint:
-        self._turn = start = (self._turn + 1) % len(candidates)
-        best = candidates[start]
-        for offset in range(1, len(candidates)):
-            other = candidates[(start + offset) % len(candidates)]
-            if other.pending < best.pending:
-                best = other
-        return best
+        best = start = self._turn.next(candidates)
+        for index in (*range(start + 1, len(candidates)), *range(start)):
+            if candidates[index].pending < candidates[best].pending:
+                best = index
+        return self._turn.took(best, candidates[best])
 
 
 class Weighted:
     """In proportion to the announced weights, spread evenly (smooth weighted round-robin, as nginx does it)."""
 
-    __slots__ = ("_current",)
+    __slots__ = ("_chance", "_current")
 
-    def __init__(self) -> None:
+    def __init__(self, chance: random.Random | None = None) -> None:
+        self._chance = chance
         self._current: dict[str, float] = {}
 
     def choose(self, candidates: Sequence[Endpoint], request: ServiceMessage | None = None) -> Endpoint:
         current = self._current
-        if len(current) > 2 * len(candidates):
+        if len(current) > 2 * len(candidates) + _STALE:
             present = {endpoint.id for endpoint in candidates}
             self._current = current = {id: value for id, value in current.items() if id in present}
         total = 0
@@ -68,7 +94,10 @@ class Weighted:
         for endpoint in candidates:
             weight = endpoint.instance.weight
             total += weight
-            value = current[endpoint.id] = current.get(endpoint.id, 0.0) + weight
+            value = current.get(endpoint.id)
+            if value is None:  # a newcomer begins anywhere in its round, or all hubs would begin with the same
+                value = self._chance.random() * weight if self._chance is not None else 0.0
+            value = current[endpoint.id] = value + weight
             if best is None or value > current[best.id]:
                 best = endpoint
         assert best is not None
@@ -77,18 +106,20 @@ class Weighted:
 
 
 class Random:
-    """Any, with equal chance. ``source`` is injected so that tests repeat."""
+    """Any, with equal chance."""
 
-    __slots__ = ("_source",)
+    __slots__ = ("_chance",)
 
-    def __init__(self, source: random.Random | None = None) -> None:
-        self._source = source or random.Random()
+    def __init__(self, chance: random.Random | None = None) -> None:
+        self._chance = chance or random.Random()
 
     def choose(self, candidates: Sequence[Endpoint], request: ServiceMessage | None = None) -> Endpoint:
-        return candidates[int(self._source.random() * len(candidates))]
+        return candidates[int(self._chance.random() * len(candidates))]
 
 
-STRATEGIES: dict[str, Callable[[], Strategy]] = {
+_STALE: Final = 64
+
+STRATEGIES: Final[Mapping[str, Callable[[random.Random | None], Strategy]]] = {
     "round-robin": RoundRobin,
     "least-connections": LeastConnections,
     "weighted": Weighted,
@@ -96,13 +127,16 @@ STRATEGIES: dict[str, Callable[[], Strategy]] = {
 }
 
 
-def strategy(name: str) -> Strategy:
+def strategy(name: str, chance: random.Random | None = None) -> Strategy:
     """A new strategy by its name.
+
+    Args:
+        chance: where it begins; None begins with the first, always.
 
     Raises:
         ConfigurationError: there is none of that name.
     """
-    try:
-        return STRATEGIES[name]()
-    except KeyError:
-        raise ConfigurationError(f"no balancing strategy {name!r}; there are: {', '.join(sorted(STRATEGIES))}") from None
+    make = STRATEGIES.get(name)
+    if make is None:
+        raise ConfigurationError(f"no balancing strategy {name!r}; there are: {', '.join(sorted(STRATEGIES))}")
+    return make(chance)

@@ -60,6 +60,10 @@ class Lifecycle:
         self._state, self.reason = to, reason
 
 
+HEAVIEST: Final = 1000
+"""Of weights, so that no instance can claim all calls for itself."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Instance:
     """An announcement.
@@ -72,7 +76,7 @@ class Instance:
         health: its own last check.
         version: semantic version of the service.
         capabilities: what it offers.
-        weight: its share under weighted balancing, from 1.
+        weight: its share under weighted balancing, 1 to 1000.
         load: requests running and waiting in it.
         zone, host, pid: where it is.
         methods: method name to its options that callers need: ``{"idempotent": bool, "timeout": seconds or None}``.
@@ -127,23 +131,27 @@ class Instance:
 
     @classmethod
     def from_plain(cls, data: Any) -> Instance:
-        """Raises InvalidMessage: it is not an announcement."""
+        """The announcement in a payload, which comes from the network.
+
+        Raises:
+            InvalidMessage: it is none.
+        """
         try:
             health = data["health"]
             return cls(
                 service=_text(data["service"]),
                 id=_text(data["id"]),
-                incarnation=int(data["incarnation"]),
-                sequence=int(data["sequence"]),
+                incarnation=_count(data["incarnation"]),
+                sequence=_count(data["sequence"]),
                 state=InstanceState(data["state"]),
                 health=Health(HealthStatus(health["status"]), str(health.get("reason", "")), dict(health.get("details") or {})),
                 version=_text(data.get("version", "0.1.0")),
-                capabilities=tuple(_text(item) for item in data.get("capabilities", ())),
-                weight=max(1, int(data.get("weight", 1))),
-                load=max(0, int(data.get("load", 0))),
-                zone=str(data.get("zone", "")),
-                host=str(data.get("host", "")),
-                pid=int(data.get("pid", 0)),
+                capabilities=_texts(data.get("capabilities", [])),
+                weight=min(max(1, _count(data.get("weight", 1))), HEAVIEST),
+                load=_count(data.get("load", 0)),
+                zone=str(data.get("zone", ""))[:200],
+                host=str(data.get("host", ""))[:300],
+                pid=_count(data.get("pid", 0)),
                 methods={_text(name): dict(options) for name, options in (data.get("methods") or {}).items()},
                 metadata=dict(data.get("metadata") or {}),
             )
@@ -156,6 +164,18 @@ class Instance:
 
 
 def _text(value: Any) -> str:
-    if type(value) is not str or not value or len(value) > 200:
-        raise ValueError("a name of 1 to 200 characters was expected")
+    if type(value) is not str or not 0 < len(value.encode()) <= 200:
+        raise ValueError("a name of 1 to 200 bytes was expected")
+    return value
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    if type(value) is not list:
+        raise ValueError("a list of names was expected")
+    return tuple(dict.fromkeys(_text(item) for item in value))
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise ValueError("a count was expected")
     return value

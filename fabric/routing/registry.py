@@ -6,11 +6,17 @@ import enum
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import Final
 
 from fabric.health import HealthStatus
 from fabric.routing.instance import Instance, InstanceState
 
 _log = logging.getLogger("fabric.registry")
+
+_REMEMBERED: Final = 1000
+_NEWS: Final = attrgetter("service", "state", "health.status", "version", "capabilities", "weight", "zone", "methods", "metadata")
+"""What watchers are told of. Load and reasons change with every announcement."""
 
 
 class Endpoint:
@@ -60,7 +66,7 @@ class ServiceRegistry:
     """The instances by service and by capability. No I/O: announcements are put in, changes come out.
 
     A new incarnation of an id replaces the old one; anything older than what is known is ignored, also after the
-    instance has left.
+    instance has left or was lost.
     """
 
     def __init__(self) -> None:
@@ -69,7 +75,7 @@ class ServiceRegistry:
         self._capabilities: dict[str, dict[str, Endpoint]] = {}
         self._departed: dict[str, Instance] = {}
         self._callable: dict[tuple[str, str], list[Endpoint]] = {}
-        self._watchers: list[Callable[[RegistryEvent], None]] = []
+        self._watchers: dict[object, Callable[[RegistryEvent], None]] = {}
 
     def __len__(self) -> int:
         return len(self._endpoints)
@@ -117,29 +123,32 @@ class ServiceRegistry:
 
     def watch(self, watcher: Callable[[RegistryEvent], None]) -> Callable[[], None]:
         """Call ``watcher`` at each change; the answer ends that."""
-        self._watchers.append(watcher)
-        return lambda: self._watchers.remove(watcher) if watcher in self._watchers else None
+        place = object()
+        self._watchers[place] = watcher
+
+        def unwatch() -> None:
+            self._watchers.pop(place, None)
+
+        return unwatch
 
     def apply(self, instance: Instance, now: float) -> RegistryEvent | None:
-        """Take an announcement. Returns what it changed, or None when it is old or says nothing new."""
+        """Take an announcement. Returns what it changed (of two changes the last), or None when it is old, a repetition or
+        says nothing new."""
         known = self._endpoints.get(instance.id)
-        departed = self._departed.get(instance.id)
-        if known is not None and known.instance.service != instance.service and not instance.newer_than(known.instance):
-            return None
-        if departed is not None and not instance.newer_than(departed):
+        last = known.instance if known is not None else self._departed.get(instance.id)
+        if last is not None and not instance.newer_than(last):
             return None
         if known is None:
             if instance.is_gone:
-                self._departed[instance.id] = instance
+                self._remember(instance)
                 return None
             return self._join(instance, now)
-        if instance.incarnation < known.instance.incarnation:
-            return None
         if instance.incarnation > known.instance.incarnation:
-            self._lose(known, "a new incarnation took its id")
-            return None if instance.is_gone else self._join(instance, now)
-        if instance.sequence < known.instance.sequence:
-            return None
+            lost = self._lose(known, "a new incarnation took its id")
+            if instance.is_gone:
+                self._remember(instance)
+                return lost
+            return self._join(instance, now)
         known.seen = now
         if instance.is_gone:
             return self._drop(known, instance, Happening.LEFT, "said goodbye")
@@ -179,14 +188,9 @@ class ServiceRegistry:
             self._index(known)
         else:
             known.instance = instance
-        if (before.state, before.health.status, before.weight) != (
-            instance.state,
-            instance.health.status,
-            instance.weight,
-        ) or was_suspect:
-            self._callable.clear()
-        elif before.capabilities == instance.capabilities and before.metadata == instance.metadata:
+        if not was_suspect and _NEWS(before) == _NEWS(instance):
             return None
+        self._callable.clear()
         return self._tell(RegistryEvent(happening=Happening.CHANGED, instance=instance, before=before))
 
     def _lose(self, known: Endpoint, reason: str) -> RegistryEvent:
@@ -197,11 +201,15 @@ class ServiceRegistry:
         del self._endpoints[known.id]
         self._unindex(known)
         known.instance = last
-        if happening is Happening.LEFT:
-            self._departed[last.id] = last
-            while len(self._departed) > 1000:
-                self._departed.pop(next(iter(self._departed)))
+        self._remember(last)
         return self._tell(RegistryEvent(happening=happening, instance=last, before=before, reason=reason))
+
+    def _remember(self, last: Instance) -> None:
+        """What is older than this is no news of that instance, however late it arrives."""
+        self._departed.pop(last.id, None)
+        self._departed[last.id] = last
+        while len(self._departed) > _REMEMBERED:
+            self._departed.pop(next(iter(self._departed)))
 
     def _index(self, endpoint: Endpoint) -> None:
         self._services.setdefault(endpoint.instance.service, {})[endpoint.id] = endpoint
@@ -221,7 +229,9 @@ class ServiceRegistry:
         self._callable.clear()
 
     def _tell(self, event: RegistryEvent) -> RegistryEvent:
-        for watcher in tuple(self._watchers):
+        for place, watcher in tuple(self._watchers.items()):
+            if place not in self._watchers:
+                continue
             try:
                 watcher(event)
             except Exception:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 
-from fabric.errors import CallError, CircuitOpen, InstanceLost, LinkLost, NoInstance, Overloaded
+from fabric.errors import CallError, CircuitOpen, ConfigurationError, InstanceLost, LinkLost, NoInstance, Overloaded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +30,17 @@ class RetryPolicy:
     budget_burst: float = 10.0
 
     def __post_init__(self) -> None:
-        if self.attempts < 1 or self.base < 0 or self.factor < 1 or self.ceiling < self.base:
-            raise ValueError(f"not a retry policy: {self}")
+        sound = (
+            self.attempts >= 1
+            and 0 <= self.base <= self.ceiling < math.inf
+            and 1 <= self.factor < math.inf
+            and 0 <= self.budget_ratio < math.inf
+            and 0 <= self.budget_burst < math.inf
+        )
+        if not sound:
+            raise ConfigurationError(
+                f"not a retry policy: {self}; attempts and factor are at least 1, base is at most ceiling, nothing is negative"
+            )
 
     def allows(self, error: CallError, *, idempotent: bool) -> bool:
         """Whether another attempt is right after this outcome: it did not run, or may run twice.
@@ -48,7 +58,10 @@ class RetryPolicy:
         """Seconds before the next attempt: none when it goes elsewhere anyway, at least what an overloaded one asked for."""
         if goes_elsewhere(error):
             return 0.0
-        bound = min(self.ceiling, self.base * self.factor ** (error.attempt - 1))
+        try:
+            bound = min(self.ceiling, self.base * self.factor ** (error.attempt - 1))
+        except OverflowError:
+            bound = self.ceiling
         asked = error.retry_after if isinstance(error, Overloaded) else 0.0
         return asked + source.random() * bound
 
@@ -58,6 +71,10 @@ def goes_elsewhere(error: CallError) -> bool:
     return isinstance(error, (NoInstance, InstanceLost)) or (isinstance(error, Overloaded) and error.draining)
 
 
+_CRUMBS = 1e-9
+"""What ten times a tenth lacks of one."""
+
+
 class RetryBudget:
     """Each call adds a fraction of a retry, each retry takes one (as Finagle's RetryBudget, without its time window)."""
 
@@ -65,13 +82,14 @@ class RetryBudget:
 
     def __init__(self, policy: RetryPolicy) -> None:
         self._ratio = policy.budget_ratio
-        self._tokens = self._ceiling = policy.budget_burst
+        self._tokens = policy.budget_burst
+        self._ceiling = max(policy.budget_burst, 1.0)  # below 1 no retry could ever be saved up for
 
     def deposit(self) -> None:
         self._tokens = min(self._ceiling, self._tokens + self._ratio)
 
     def withdraw(self) -> bool:
-        if self._tokens < 1.0:
+        if self._tokens < 1.0 - _CRUMBS:
             return False
         self._tokens -= 1.0
         return True
