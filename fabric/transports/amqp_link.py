@@ -121,10 +121,20 @@ class Link:
         return self._connection.connection_tune.frame_max or 131_072
 
     @property
-    def server_version(self) -> str:
+    def channel_max(self) -> int:
+        """Channels that the broker allows on one connection; 0 is no limit."""
         assert self._connection is not None
-        version = self._connection.server_properties.get("version", "")
-        return version.decode() if isinstance(version, bytes) else str(version)
+        return self._connection.connection_tune.channel_max or 0
+
+    @property
+    def server_version(self) -> str:
+        return self.server_property("version")
+
+    def server_property(self, name: str) -> str:
+        """What the broker says of itself: ``product``, ``version``, ``cluster_name``, …; "" where it does not."""
+        assert self._connection is not None
+        value = self._connection.server_properties.get(name, "")
+        return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
     async def channel(self, lane: Lane | None = None, *, confirms: bool = False) -> Channel:
         """Open a channel; what comes on it goes to ``lane``.
