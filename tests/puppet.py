@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -154,3 +154,10 @@ async def eventually(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(LIMIT):
         while not holds():  # noqa: ASYNC110  it watches what has no event
             await asyncio.sleep(0.002)
+
+
+async def keep_trying(attempt: Callable[[], Awaitable[bool]], *, within: float = LIMIT) -> None:
+    """Return when an attempt says that it worked; fail when none does within so many seconds."""
+    async with asyncio.timeout(within):
+        while not await attempt():  # noqa: ASYNC110  it watches what has no event
+            await asyncio.sleep(0.02)
