@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-NAMES = ("rpc", "startup")
+NAMES = ("rpc", "startup", "plan")
 
 
 def main() -> int:
