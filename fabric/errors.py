@@ -26,6 +26,7 @@ FabricError
 │   ├── LinkLost                    our link died with it               unknown
 │   ├── DeadlineExceeded            no answer in time                   unknown
 │   └── RemoteError                 the handler raised                  executed
+├── ServiceError                    what a handler raises to choose what the caller sees
 └── StartupError                    a run of the fleet did not reach its goal
     ├── StartupFailed               something critical did not come up; carries the profile
     ├── StaleCommand                from a coordinator that no longer leads
@@ -47,9 +48,23 @@ class FabricError(Exception):
 
     advice: ClassVar[str] = ""
 
+    @property
+    def text(self) -> str:
+        """What happened, without the advice."""
+        return super().__str__()
+
     def __str__(self) -> str:
-        text = super().__str__()
-        return f"{text} ({self.advice})" if self.advice else text
+        return f"{self.text} ({self.advice})" if self.advice else self.text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """With its attributes, so that it can leave a worker process: constructors differ too much for the default."""
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(kind: type[FabricError], args: tuple[Any, ...], state: dict[str, Any]) -> FabricError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class ConfigurationError(FabricError):
@@ -113,6 +128,8 @@ class MessageError(FabricError):
 class InvalidMessage(MessageError):
     """Refused before anything in it was used. ``reason`` names the rule that it broke."""
 
+    advice = "correct it where it is sent"
+
     def __init__(self, reason: str) -> None:
         super().__init__(f"not a valid message: {reason}")
         self.reason = reason
@@ -134,11 +151,15 @@ class TransportError(FabricError):
 
 
 class NotSent(TransportError):
-    """The broker never had it: it may be sent again without harm."""
+    """The broker never had it."""
+
+    advice = "it may be sent again without harm"
 
 
 class NoRoute(TransportError):
     """The broker had nowhere to put it: no queue is bound to ``exchange`` with ``key``."""
+
+    advice = "start what should receive it, or check the name and the namespace"
 
     def __init__(self, exchange: str, key: str) -> None:
         super().__init__(f"nothing is bound to {exchange or 'the default exchange'!r} with key {key!r}")
@@ -148,15 +169,19 @@ class NoRoute(TransportError):
 class ConnectionLost(TransportError):
     """The link broke after sending: nobody knows whether it arrived."""
 
+    advice = "is the broker reachable? what was being sent may have arrived"
+
 
 class TransportClosed(TransportError):
     """We closed it ourselves; nothing more can be sent."""
+
+    advice = "make a new connection"
 
 
 class TopologyConflict(TransportError):
     """The broker has ``name`` with other properties, which can't be changed in place."""
 
-    advice = "delete or drain the old queue, or give the new one another version; fabric doctor shows both"
+    advice = "drain and delete the old one, or give the new one another name"
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"{name!r} is on the broker with other properties: {reason}")
@@ -219,7 +244,7 @@ class CallNotSent(CallError):
 
     executed = False
     summary = "not sent"
-    advice = "the broker is unreachable or blocked; fabric doctor says why"
+    advice = "it may be called again without harm; is the broker reachable, and free of a memory or disk alarm?"
 
 
 class ExpiredInQueue(CallError):
@@ -237,6 +262,7 @@ class Overloaded(CallError):
     executed = False
     summary = "refused by an overloaded or draining instance"
     ended_at = "callee"
+    advice = "call again later, add instances or raise the method's concurrency"
 
     def __init__(self, reason: str = "", *, retry_after: float = 0.0, draining: bool = False, **facts: Any) -> None:
         super().__init__(reason, **facts)
@@ -248,6 +274,7 @@ class CircuitOpen(CallError):
 
     executed = False
     summary = "circuit open"
+    advice = "call again after retry_after seconds, or answer without it"
 
     def __init__(self, reason: str = "", *, retry_after: float = 0.0, **facts: Any) -> None:
         super().__init__(reason, **facts)
@@ -265,7 +292,7 @@ class ValidationFailed(CallError):
     """
 
     summary = "does not fit the contract"
-    advice = "fabric contract check compares the caller with the callee"
+    advice = "compare it with the method's type hints in the version that runs there"
     ended_at = "callee"
 
     def __init__(
@@ -284,6 +311,7 @@ class Cancelled(CallError):
     """The handler was cancelled by something else than the end of its deadline: it ran in part, or not at all."""
 
     summary = "cancelled"
+    advice = "call again if it may run twice and is still wanted"
     ended_at = "handler"
 
     @property
@@ -327,6 +355,7 @@ class RemoteError(CallError):
     executed = True
     summary = "the handler failed"
     ended_at = "handler"
+    advice = "the log of the service has more"
 
     def __init__(
         self,
@@ -372,6 +401,8 @@ class StartupError(FabricError):
 class StartupFailed(StartupError):
     """Something critical did not come up. ``profile`` has all the facts, ``profile.report`` the causes."""
 
+    advice = "correct the cause that is named first, and start again"
+
     def __init__(self, message: str, *, profile: Any) -> None:
         super().__init__(message)
         self.profile = profile
@@ -379,6 +410,8 @@ class StartupFailed(StartupError):
 
 class StaleCommand(StartupError):
     """From a coordinator that no longer leads: ``epoch`` is below ``highest``."""
+
+    advice = "ask the coordinator that leads"
 
     def __init__(self, epoch: int, highest: int) -> None:
         super().__init__(f"a command of epoch {epoch} was refused: epoch {highest} leads")

@@ -140,7 +140,7 @@ class PendingRequests:
             self._withdraw(pending)
             raise
         except NotSent as error:
-            raise CallNotSent(str(error), **facts.at(loop.time())) from error
+            raise CallNotSent(error.text, **facts.at(loop.time())) from error
         finally:
             timer.cancel()
             del self._pending[id]
@@ -241,9 +241,9 @@ class PendingRequests:
             case NoRoute():
                 made: CallError = NoInstance("it went away", **facts)
             case NotSent() | TransportClosed():
-                made = CallNotSent(str(error), **facts)
+                made = CallNotSent(error.text, **facts)
             case _:
-                made = LinkLost(str(error), **facts)
+                made = LinkLost(error.text, **facts)
         made.__cause__ = error
         return made
 
