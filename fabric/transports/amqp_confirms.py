@@ -30,6 +30,11 @@ class Confirms:
         self._tags: dict[str, int] = {}
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
+    @property
+    def is_closed(self) -> bool:
+        """Nothing more may be written: the broker would close the whole link."""
+        return self.closed.done()
+
     def add(self, sending: Sending) -> None:
         """In the order of writing: the broker counts them too."""
         self._tag += 1
@@ -37,11 +42,11 @@ class Confirms:
         self._tags[sending.id] = self._tag
 
     def on_confirm(self, tag: int, *, multiple: bool, taken: bool) -> None:
-        if multiple:
-            for earlier in [known for known in self._sendings if known <= tag]:
-                self._settle(earlier, taken)
-        else:
+        if not multiple:
             self._settle(tag, taken)
+            return
+        while self._sendings and (first := next(iter(self._sendings))) <= tag:
+            self._settle(first, taken)
 
     def _settle(self, tag: int, taken: bool) -> None:
         sending = self._sendings.pop(tag, None)

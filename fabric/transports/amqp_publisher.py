@@ -28,10 +28,10 @@ _MOST_PREPARED = 4096
 
 
 class _Outlet:
-    """One channel to publish on, with its prepared method frames."""
+    """One channel to publish on, what is under way on it, and its prepared method frames."""
 
-    def __init__(self, link: Link, channel: Channel) -> None:
-        self.link, self.channel, self.number = link, channel, channel.number
+    def __init__(self, link: Link, channel: Channel, lane: Confirms) -> None:
+        self.link, self.channel, self.lane, self.number = link, channel, lane, channel.number
         self._methods: dict[tuple[str, str, bool], bytes] = {}
 
     def write(self, exchange: str, key: str, mandatory: bool, properties: bytes, body: bytes) -> None:
@@ -62,9 +62,7 @@ class Publisher:
         self._ids = MessageIds()
         self._tasks = Tasks("amqp publisher")
         self._confirmed: _Outlet | None = None
-        self._confirms: Confirms | None = None
         self._posts: _Outlet | None = None
-        self._unheard: Confirms | None = None
         self._link: Link | None = None
         self._live = False
         self._open = asyncio.Event()
@@ -76,7 +74,7 @@ class Publisher:
     # -- the link -------------------------------------------------------------------------------------------------
 
     async def attach(self, link: Link) -> None:
-        """Open the channels on ``link``. Only ``send`` of ours may use them before ``resume``.
+        """Open the channels on ``link``. Nothing is sent before ``resume``.
 
         Raises:
             ConnectionLost: not opened.
@@ -101,28 +99,27 @@ class Publisher:
 
     def _usable(self) -> bool:
         link = self._link
-        return self._live and self._confirmed is not None and link is not None and link.blocked is None and not link.wire.paused
+        outlet = self._confirmed
+        if not self._live or link is None or outlet is None or outlet.lane.is_closed:
+            return False
+        return link.blocked is None and not link.wire.paused
 
     async def _open_confirmed(self, link: Link) -> None:
-        confirms = Confirms()
-        channel = await link.channel(confirms, confirms=True)
-        self._confirms, self._confirmed = confirms, _Outlet(link, channel)
+        lane = Confirms()
+        self._confirmed = _Outlet(link, await link.channel(lane, confirms=True), lane)
 
     async def _open_posts(self, link: Link) -> None:
-        unheard = Confirms()
-        channel = await link.channel(unheard)
-        self._unheard, self._posts = unheard, _Outlet(link, channel)
+        lane = Confirms()
+        self._posts = _Outlet(link, await link.channel(lane), lane)
 
     async def _keep_confirmed(self, link: Link) -> None:
-        while self._confirms is not None and await _closed(self._confirms, link):
-            self._confirmed = None
+        while self._confirmed is not None and await _closed(self._confirmed.lane, link):
             self.refresh()
             await self._open_confirmed(link)
             self.refresh()
 
     async def _keep_posts(self, link: Link) -> None:
-        while self._unheard is not None and await _closed(self._unheard, link):
-            self._posts = None
+        while self._posts is not None and await _closed(self._posts.lane, link):
             await self._open_posts(link)
 
     async def _keep(self, link: Link, keep: Callable[[Link], Awaitable[None]]) -> None:
@@ -134,12 +131,11 @@ class Publisher:
 
     def detach(self, reason: str) -> None:
         """What is under way fails: nobody knows whether it arrived. What waits goes on waiting for the next link."""
+        if self._confirmed is not None:
+            self._confirmed.lane.lose(reason)
         self._live = False
-        self._link = self._confirmed = self._posts = self._unheard = None
+        self._link = self._confirmed = self._posts = None
         self._open.clear()
-        if self._confirms is not None:
-            self._confirms.lose(reason)
-            self._confirms = None
 
     async def aclose(self) -> None:
         self._closed = True
@@ -174,9 +170,8 @@ class Publisher:
             await self._wait_open(deadline, len(body))
         if self._closed:
             raise TransportClosed("the transport is closed")
-        outlet, confirms = self._confirmed, self._confirms
+        outlet = self._confirmed
         assert outlet is not None
-        assert confirms is not None
         id = f"{ATTEMPT_MARK}{self._ids.next()}"
         properties = frames.properties(
             content_type=content_type,
@@ -189,7 +184,7 @@ class Publisher:
         )
         sending = Sending(loop.create_future(), exchange, key, id)
         outlet.write(exchange, key, mandatory, properties, body)
-        confirms.add(sending)
+        outlet.lane.add(sending)
         limit = loop.call_at(deadline, sending.fail, ConnectionLost(f"sent but not confirmed within {timeout:g} s"))
         try:
             await sending.done
@@ -213,7 +208,7 @@ class Publisher:
         outlet, link = self._posts, self._link
         if outlet is None or link is None or link.blocked is not None or not self._live:
             return False
-        if link.wire.paused and link.wire.buffered + len(body) > self._settings.post_buffer:
+        if outlet.lane.is_closed or link.wire.holds_over(self._settings.post_buffer):
             return False
         if table is None and expires is None:
             place = content_type, False, int(priority)

@@ -23,6 +23,7 @@ _OPTIONS = (
     "server_name_indication",
     "verify",
 )
+_TLS_OPTIONS = {"cacertfile", "certfile", "keyfile", "keyfile_password_file", "server_name_indication", "verify"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +151,8 @@ class AmqpSettings:
         for option in options:
             if option not in _OPTIONS:
                 raise UnknownName("option", option, used_by="the broker URL", known=_OPTIONS)
+        if parts.scheme == "amqp" and (useless := sorted(_TLS_OPTIONS & set(options))):
+            raise ConfigurationError(f"{', '.join(useless)} in a broker URL without TLS: use amqps://")
         mechanism = options.get("auth_mechanism", "plain").lower()
         if mechanism not in ("plain", "external"):
             raise ConfigurationError(f"auth_mechanism can be plain or external, not {mechanism!r}")

@@ -116,10 +116,11 @@ class Wire(asyncio.StreamReaderProtocol):
 
     # -- writing --------------------------------------------------------------------------------------------------
 
-    @property
-    def buffered(self) -> int:
-        """Bytes not yet taken by the network."""
-        return self._outgoing_bytes + (self._socket.get_write_buffer_size() if self._socket is not None else 0)
+    def holds_over(self, most: int) -> bool:
+        """Whether more than ``most`` bytes are not yet taken by the network."""
+        if self._outgoing_bytes > most:
+            return True
+        return self.paused and self._socket is not None and self._outgoing_bytes + self._socket.get_write_buffer_size() > most
 
     def write(self, data: bytes) -> None:
         """Write whole frames. The first of a loop turn leaves at once, the others of that turn together."""

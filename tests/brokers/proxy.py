@@ -111,8 +111,9 @@ class Proxy:
             pass
         finally:
             self._pairs.discard(pair)
+            writer.transport.abort()
+            back.transport.abort()
             for end in (writer, back):
-                end.transport.abort()
                 with contextlib.suppress(OSError):
                     await end.wait_closed()
 
