@@ -33,10 +33,9 @@ def profile_of(engine: Engine, *, history: Mapping[str, float] | None = None) ->
     own = {service.name: service.own for service in profiles}
     width = plan.options.width
     chain = critical_chain(engine) if finished else ()
-    weights = {**own, **{gate_name(stage): stage.health_gate.stable_for for stage in plan.stages}}
     needs_without_gates = {name: tuple(need for need in plan.node_needs[name] if need in own) for name in own}
     order_without_gates = [name for name in plan.nodes if name in own]
-    share = sum(own.values()) / width if width else 0.0
+    gates = {gate_name(stage): stage.health_gate.stable_for for stage in plan.stages}
     return StartupProfile(
         run=plan.run,
         outcome=engine.outcome,
@@ -46,11 +45,11 @@ def profile_of(engine: Engine, *, history: Mapping[str, float] | None = None) ->
         services=tuple(profiles),
         gates=tuple(_gate(engine, gate) for gate in engine.scheduler.gates),
         critical_path=chain,
-        bottlenecks=_bottlenecks(plan, weights, {part.name for part in chain if part.kind in ("start", "retry")}),
+        bottlenecks=_bottlenecks(plan, {**own, **gates}, {part.name for part in chain if part.kind in ("start", "retry")}),
         work=sum(own.values()),
         width=width if width is not None else widest(profiles),
-        bound=max(share, paths.critical_path(plan.nodes, plan.node_needs, weights).seconds),
-        bound_without_gates=max(share, paths.critical_path(order_without_gates, needs_without_gates, own).seconds),
+        bound=paths.lower_bound(plan.nodes, plan.node_needs, {**own, **gates}, width, outside=gates),
+        bound_without_gates=paths.lower_bound(order_without_gates, needs_without_gates, own, width),
         slot_limited=width is not None,
         needs=dict(plan.node_needs),
         stages=plan.stages,

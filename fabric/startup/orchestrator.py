@@ -29,6 +29,7 @@ from fabric.startup.events import (
 from fabric.startup.explain import Explanation, explain
 from fabric.startup.graph import ServiceDependencyGraph
 from fabric.startup.measure import profile_of
+from fabric.startup.optimizer import Advice, optimize_startup
 from fabric.startup.participants import Journal, Participants
 from fabric.startup.plan import make_plan
 from fabric.startup.profile import StartupProfile
@@ -175,6 +176,14 @@ class StartupOrchestrator:
             LookupError: there was no run yet.
         """
         return profile_of(self.engine, history=self._durations)
+
+    def optimize_startup(self, profiles: Sequence[StartupProfile], *, cores: float | None = None) -> Advice:
+        """Advice for the next run, from profiles of this fleet; see ``fabric.startup.optimizer``. Takes seconds of computing.
+
+        Raises:
+            ConfigurationError: no profile is of a run that went well.
+        """
+        return optimize_startup(self.graph, profiles, cores=cores)
 
     def take_over(self, entries: Sequence[tuple[Event, float]], *, epoch: int) -> None:
         """Goes on where another orchestrator ended: replays its journal, then asks every instance where it stands.

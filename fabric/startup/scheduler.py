@@ -252,10 +252,8 @@ class Scheduler:
 
     def _start(self, record: ServiceRecord) -> None:
         now = self._world.now
-        if record.begun_at is None:
-            if now > record.since:
-                record.trigger = Trigger("slot", self._freed_by, now)
-            record.begun_at = now
+        if record.begun_at is None and now > record.since:
+            record.trigger = Trigger("slot", self._freed_by, now)
         record.missing = tuple(
             edge.dependency
             for edge in self.plan.needs[record.name]
@@ -265,6 +263,7 @@ class Scheduler:
         attempt = f"attempt {record.attempt}" if record.attempt > 1 else "commanded"
         without = f", without {', '.join(record.missing)}" if record.missing else ""
         self.set(record, ServiceState.STARTING, attempt + without, record.trigger)
+        record.begun_at = now if record.begun_at is None else record.begun_at
 
     # ------------------------------------------------------------ gates
 

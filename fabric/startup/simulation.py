@@ -68,18 +68,23 @@ class Simulation:
         behave: what each attempt does.
         engine: the engine to drive; a new one otherwise.
         start: the time at the beginning, seconds since 1970.
+        speed: given how many instances are starting at once, the speed of each, 1 is full; None is always full. ``seconds``
+            of a behaviour that comes up are work then, which takes longer at a lower speed.
 
     Attributes:
         events: every event with its time, as a journal would hold them.
         actions: every action with its time.
     """
 
-    def __init__(self, behave: Behave, *, engine: Engine | None = None, start: float = 0.0) -> None:
+    def __init__(
+        self, behave: Behave, *, engine: Engine | None = None, start: float = 0.0, speed: Callable[[int], float] | None = None
+    ) -> None:
         self.engine = engine or Engine()
         self.now = start
         self.events: list[tuple[float, Event]] = []
         self.actions: list[tuple[float, Action]] = []
         self._behave = behave
+        self._load = _Load(self, speed) if speed else None
         self._heap: list[tuple[float, int, Callable[[], Event | None]]] = []
         self._order = itertools.count()
         self._timer: float | None = None
@@ -146,9 +151,10 @@ class Simulation:
 
     def later(self, seconds: float, event: Event) -> None:
         """The event will happen after ``seconds``."""
-        self._at(seconds, lambda: event)
+        self.call_at(seconds, lambda: event)
 
-    def _at(self, seconds: float, make: Callable[[], Event | None]) -> None:
+    def call_at(self, seconds: float, make: Callable[[], Event | None]) -> None:
+        """After ``seconds``, what ``make`` returns happens, if it is not None."""
         heapq.heappush(self._heap, (self.now + seconds, next(self._order), make))
 
     def commands(self, kind: CommandKind = CommandKind.START) -> list[Command]:
@@ -183,8 +189,14 @@ class Simulation:
         incarnation = self._incarnation.get(instance, 0)
         self._incarnation[instance] = incarnation + 1
         self._up.discard(instance)
-        self._commanded[instance] = self._commanded.get(instance, 0) + 1
+        self._begin_anew(instance)
         return ProcessExited(service=service, instance=instance, code=code, tail=tail, incarnation=incarnation)
+
+    def _begin_anew(self, instance: str) -> None:
+        """What the instance was about to do, it does no more."""
+        self._commanded[instance] = self._commanded.get(instance, 0) + 1
+        if self._load is not None:
+            self._load.drop(instance)
 
     def _number(self, instance: str) -> int:
         self._sequence[instance] = self._sequence.get(instance, -1) + 1
@@ -210,7 +222,7 @@ class Simulation:
     def _plan(self, seconds: float, instance: str, make: Callable[[], Event]) -> None:
         """Something that an instance will do, unless it gets another command or dies before."""
         serial = self._commanded.get(instance, 0)
-        self._at(seconds, lambda: make() if self._commanded.get(instance, 0) == serial else None)
+        self.call_at(seconds, lambda: make() if self._commanded.get(instance, 0) == serial else None)
 
     def _start(self, command: Command, instance: str) -> None:
         service = command.service
@@ -218,7 +230,7 @@ class Simulation:
             return
         self._attempts[instance] = command.attempt
         self._tries[instance] = tried = self._tries.get(instance, 0) + 1
-        self._commanded[instance] = self._commanded.get(instance, 0) + 1
+        self._begin_anew(instance)
         does = self._behave(service, instance, tried)
 
         def facts() -> dict[str, Any]:
@@ -248,11 +260,15 @@ class Simulation:
             self._plan(does.seconds, instance, lambda: ServiceFailed(reason=error, **facts()))
         else:
             started_after = does.seconds if does.started_after is None else does.started_after
+            if self._load is not None:
+                # What shares a machine says that it has started together with its vote.
+                self._load.add(instance, does.seconds, up)
+                return
             self._plan(started_after, instance, lambda: ServiceStarted(**facts()))
             self._plan(does.seconds, instance, up)
 
     def _stop(self, command: Command, instance: str) -> None:
-        self._commanded[instance] = self._commanded.get(instance, 0) + 1
+        self._begin_anew(instance)
         self._up.discard(instance)
         self._attempts.pop(instance, None)
         seconds = self._behave(command.service, instance, max(1, self._tries.get(instance, 0))).stop_seconds
@@ -268,3 +284,48 @@ class Simulation:
                 epoch=command.epoch,
             ),
         )
+
+
+class _Load:
+    """Work that shares a machine: whenever its number changes, all go on at another speed."""
+
+    def __init__(self, simulation: Simulation, speed: Callable[[int], float]) -> None:
+        self._simulation, self._speed = simulation, speed
+        self._left: dict[str, tuple[float, Callable[[], Event]]] = {}
+        self._since = simulation.now
+        self._serial = 0
+
+    def add(self, instance: str, work: float, done: Callable[[], Event]) -> None:
+        self._settle()
+        self._left[instance] = (work, done)
+        self._arm()
+
+    def drop(self, instance: str) -> None:
+        """It was commanded anew, stopped or died."""
+        if instance in self._left:
+            self._settle()
+            del self._left[instance]
+            self._arm()
+
+    def _settle(self) -> None:
+        """Books the work that was done since the last change."""
+        now = self._simulation.now
+        if self._left:
+            done = (now - self._since) * self._speed(len(self._left))
+            self._left = {name: (work - done, then) for name, (work, then) in self._left.items()}
+        self._since = now
+
+    def _arm(self) -> None:
+        self._serial += 1
+        serial = self._serial
+        if self._left:
+            name, (work, _) = min(self._left.items(), key=lambda item: (item[1][0], item[0]))
+            self._simulation.call_at(
+                max(0.0, work) / self._speed(len(self._left)), lambda: self._finish(name) if serial == self._serial else None
+            )
+
+    def _finish(self, instance: str) -> Event:
+        self._settle()
+        _, then = self._left.pop(instance)
+        self._arm()
+        return then()

@@ -43,7 +43,8 @@ def test_s17_blame_tells_waiting_from_work() -> None:
     assert api.retry >= 3.0
     for one in profile.services:
         assert one.waiting + one.gate + one.slot + one.retry + one.own == pytest.approx(one.ready)
-    assert profile.service("web").gate == 4.0
+    web = profile.service("web")
+    assert (web.gate, web.slot, web.own, web.retry) == (4.0, 3.0, 2.0, 0.0)
     assert profile.critical_path[0].name == "db"
     assert sum(part.seconds for part in profile.critical_path) == profile.makespan
 
