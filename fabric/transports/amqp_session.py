@@ -47,9 +47,14 @@ class Session:
             for spec in exchanges:
                 try:
                     await self._declare(channel, spec, passive=False)
-                except ConfigurationError:
+                except ConfigurationError as refused:
                     channel = await self.consume.channel()
-                    await self._declare(channel, spec, passive=True)
+                    try:
+                        await self._declare(channel, spec, passive=True)
+                    except ConnectionLost:
+                        if self.lost:
+                            raise
+                        raise refused from None
         finally:
             await self.consume.close_channel(channel)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import urlsplit, urlunsplit
@@ -21,12 +22,17 @@ class Proxy:
 
     Links that are there may be ``cut`` (both ends see a reset) or ``pause``d (nothing passes in either direction and nobody is
     told, as when packets are dropped). New links are made until ``refuse``.
+
+    Args:
+        url: of the broker.
+        tls: speak TLS to the client; the broker is still spoken to without.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, tls: ssl.SSLContext | None = None) -> None:
         parts = urlsplit(url)
         self._target = (parts.hostname or "127.0.0.1", parts.port or 5672)
-        self._parts = parts
+        self._parts = parts._replace(scheme="amqps") if tls else parts
+        self._tls = tls
         self._server: asyncio.Server | None = None
         self._pairs: set[_Pair] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -56,7 +62,7 @@ class Proxy:
     async def allow(self) -> None:
         """Take new links, on the same port as before."""
         if self._server is None:
-            self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
+            self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port, ssl=self._tls)
             self._port = self._server.sockets[0].getsockname()[1]
 
     async def refuse(self) -> None:
