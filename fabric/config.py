@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
+from typing import Annotated, Any, Self
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, ModelWrapValidatorHandler, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from fabric.errors import ConfigurationError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-]{0,99}")
+
+Seconds = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Settings(BaseSettings):
@@ -15,7 +23,7 @@ class Settings(BaseSettings):
     Attributes:
         broker_url: ``amqp://``, ``amqps://`` or ``unix:///path`` of an embedded broker. Secret, for it may hold a password.
         namespace: prefix of all names on the broker; fleets with different ones don't see each other.
-        instance: the id of this process; made from the service's name, the host and random bits when empty.
+        instance: the id of this process, at most 200 bytes; made from the service's name and random bits when empty.
         zone: where it runs, for callers that prefer near instances.
         weight: its share under weighted balancing, against the others' weights.
         call_timeout: seconds that a call may take when neither the caller nor the method says.
@@ -25,6 +33,9 @@ class Settings(BaseSettings):
         drain_timeout: seconds that running handlers may take at shutdown.
         max_message_bytes: of one encoded message. RabbitMQ 4 refuses more than 16 MiB.
         max_batch_bytes: of messages that travel together. More amortises better and delays what comes behind.
+
+    Raises:
+        ConfigurationError: a value is wrong; it is named as in the environment, and not repeated.
     """
 
     model_config = SettingsConfigDict(env_prefix="FABRIC_", frozen=True, extra="ignore")
@@ -35,20 +46,39 @@ class Settings(BaseSettings):
     zone: str = ""
     host: str = Field(default_factory=socket.gethostname)
     weight: int = Field(default=1, ge=1, le=1000)
-    call_timeout: float = Field(default=30.0, gt=0, le=86_400)
-    connect_timeout: float = Field(default=30.0, gt=0)
-    heartbeat_interval: float = Field(default=2.0, gt=0)
+    call_timeout: Seconds = Field(default=30.0, gt=0, le=86_400)
+    connect_timeout: Seconds = Field(default=30.0, gt=0)
+    heartbeat_interval: Seconds = Field(default=2.0, gt=0)
     lost_after: int = Field(default=3, ge=1)
-    drain_timeout: float = Field(default=10.0, ge=0)
+    drain_timeout: Seconds = Field(default=10.0, ge=0)
     max_message_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
     max_batch_bytes: int = Field(default=128 * 1024, ge=1024)
 
     @field_validator("namespace")
     @classmethod
     def _usable(cls, value: str) -> str:
-        if not value or not all(c.isalnum() or c in "-_" for c in value):
-            raise ValueError("use letters, digits, '-' and '_'")
+        if not _NAME.fullmatch(value):
+            raise ValueError("use 1 to 100 letters, digits, '-' and '_', beginning with a letter or digit")
         return value
+
+    @field_validator("instance")
+    @classmethod
+    def _fits_a_key(cls, value: str) -> str:
+        if len(value.encode(errors="replace")) > 200:
+            raise ValueError("use at most 200 bytes")
+        return value
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explained(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(data)
+        except ValidationError as error:
+            wrong = "; ".join(
+                f"FABRIC_{'.'.join(map(str, item['loc'])).upper()}: {item['msg']}"
+                for item in error.errors(include_url=False, include_input=False)
+            )
+            raise ConfigurationError(f"wrong settings: {wrong}") from None
 
     def instance_for(self, service: str) -> str:
         """The configured instance id, or a new one."""

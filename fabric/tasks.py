@@ -11,10 +11,15 @@ _log = logging.getLogger("fabric.tasks")
 
 
 class Tasks:
-    """The running tasks of one object. ``aclose`` cancels and awaits them all."""
+    """The running tasks of one object. ``aclose`` cancels and awaits them all.
 
-    def __init__(self, owner: str) -> None:
-        self._owner = owner
+    Args:
+        owner: for names and the log.
+        patience: seconds that a cancelled task may take to clean up before it is cancelled again.
+    """
+
+    def __init__(self, owner: str, *, patience: float = 10.0) -> None:
+        self._owner, self._patience = owner, patience
         self._running: set[asyncio.Task[Any]] = set()
         self._closed = False
 
@@ -41,17 +46,30 @@ class Tasks:
             _log.error("%s failed: %r", task.get_name(), error, exc_info=error)
 
     async def wait(self, timeout: float) -> bool:
-        """Let them end by themselves. Returns whether all did within ``timeout`` seconds."""
-        if not self._running:
-            return True
-        _, left = await asyncio.wait(tuple(self._running), timeout=timeout)
-        return not left
+        """Let them end by themselves, those included that they start meanwhile. Returns whether all did within ``timeout``
+        seconds. One of them that asks does not wait for itself."""
+        now = asyncio.get_running_loop().time
+        until = now() + timeout
+        while tasks := self._others():
+            if now() >= until:
+                return False
+            await asyncio.wait(tasks, timeout=until - now())
+        return True
 
     async def aclose(self) -> None:
+        """Cancel them and wait until they have ended. Idempotent.
+
+        Cancelling can be lost on the way (``asyncio.wait_for`` does that when its time is up at the same moment), so it is
+        repeated.
+        """
         self._closed = True
+        while tasks := self._others():
+            for task in tasks:
+                task.cancel()
+            _, left = await asyncio.wait(tasks, timeout=self._patience)
+            for task in left:
+                _log.warning("%s was cancelled and goes on", task.get_name())
+
+    def _others(self) -> list[asyncio.Task[Any]]:
         mine = asyncio.current_task()
-        tasks = [task for task in self._running if task is not mine]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.gather(*tasks, return_exceptions=True)
+        return [task for task in self._running if task is not mine]

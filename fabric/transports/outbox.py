@@ -81,6 +81,7 @@ class Outbox:
         self._max_batch, self._max_waiting = min(max_batch_bytes, transport.max_body), max_waiting_bytes
         self._lanes: dict[tuple[str, str, Priority], _Lane] = {}
         self._tasks = Tasks("outbox")
+        self._closed = False
         self._unwatch = transport.watch(self._link_changed)
 
     def put(self, exchange: str, key: str, priority: Priority, data: bytes, parcel: Parcel) -> None:
@@ -89,15 +90,14 @@ class Outbox:
         Raises:
             NotSent: the lane is full; or the broker takes nothing, and what is of low priority does not wait for it.
         """
-        lane = self._lanes.get((exchange, key, priority))
-        if lane is None:
-            lane = self._lanes[exchange, key, priority] = _Lane(exchange, key, priority)
+        lane = self._lanes.get((exchange, key, priority)) or _Lane(exchange, key, priority)
         if len(lane.items) >= lane.tidy_at or lane.bytes + len(data) > self._max_waiting:
             lane.tidy()
             if lane.bytes + len(data) > self._max_waiting:
                 raise NotSent(f"{lane.bytes} bytes wait for {key!r} already")
         if priority is Priority.LOW and self._transport.state is LinkState.BLOCKED:
             raise NotSent("the broker takes no publishes at present; low priority is shed first")
+        self._lanes[exchange, key, priority] = lane
         lane.items.append((data, parcel))
         lane.bytes += len(data)
         if not lane.busy:
@@ -113,6 +113,9 @@ class Outbox:
 
     def _flush(self, lane: _Lane) -> None:
         """Send the next body of a lane, which the caller has marked busy."""
+        if self._closed:
+            self._refuse(lane)
+            return
         state = self._transport.state
         if state is not LinkState.READY and state is not LinkState.CLOSED:
             lane.busy = False
@@ -123,10 +126,12 @@ class Outbox:
             self._lanes.pop((lane.exchange, lane.key, lane.priority), None)
             return
         body, content_type = (bodies[0], MSGPACK) if len(bodies) == 1 else (batch.join(bodies), batch.BATCH)
-        try:
-            self._tasks.start(self._send(lane, body, content_type, parcels), lane.key)
-        except RuntimeError:
-            self._failed(parcels, TransportClosed("the hub is closed"))
+        self._tasks.start(self._send(lane, body, content_type, parcels), lane.key)
+
+    def _refuse(self, lane: _Lane) -> None:
+        self._lanes.pop((lane.exchange, lane.key, lane.priority), None)
+        if lane.items:
+            self._failed([parcel for _, parcel in lane.items], TransportClosed("the hub is closed"))
 
     def _take(self, lane: _Lane) -> tuple[list[bytes], list[Parcel]]:
         bodies: list[bytes] = []
@@ -170,7 +175,9 @@ class Outbox:
             self._flush(lane)
 
     async def aclose(self) -> None:
-        """Drop what waits. Its senders are told by whoever closes."""
+        """Refuse what waits, and stop waiting for the confirms of what has left. Idempotent."""
+        self._closed = True
         self._unwatch()
         await self._tasks.aclose()
-        self._lanes.clear()
+        for lane in list(self._lanes.values()):
+            self._refuse(lane)

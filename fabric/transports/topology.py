@@ -13,8 +13,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from fabric.errors import ConfigurationError
 from fabric.transports.base import ExchangeKind, ExchangeSpec, QueueSpec
 
+_LONGEST_QUEUE = 230
+"""AMQP allows 255 bytes; transports make the names of retry and dead-letter queues from it."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-]{0,99}")
 
 
@@ -88,9 +91,18 @@ class Topology:
         max_attempts: int,
         retry_delays: tuple[float, ...],
     ) -> QueueSpec:
-        """The durable queue that all instances of a service share."""
+        """The durable queue that all instances of a service share.
+
+        Raises:
+            ConfigurationError: namespace, service and group are too long together.
+        """
+        name = f"{self.namespace}.events.{service}.{group}"
+        if len(name) > _LONGEST_QUEUE:
+            raise ConfigurationError(
+                f"{name!r} is too long for the name of a queue: at most {_LONGEST_QUEUE} characters; shorten the group"
+            )
         return QueueSpec(
-            name=f"{self.namespace}.events.{service}.{group}",
+            name=name,
             exchange=self.events,
             keys=patterns,
             durable=True,

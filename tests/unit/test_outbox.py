@@ -1,0 +1,443 @@
+"""The outbox against a transport that a test drives by hand: one body under way for each lane, every end told once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fabric.errors import ConnectionLost, FabricError, NoRoute, NotSent, PayloadTooLarge, TransportClosed
+from fabric.transports.base import Consumer, DeadLetter, LinkEvent, LinkState, QueueSpec, Receiver, Transport
+from fabric.transports.outbox import Outbox, Parcel
+from fabric.wire import batch
+from fabric.wire.codec import MSGPACK
+from fabric.wire.message import Priority
+from tests.unit.wire.messages import unhurried
+
+
+@dataclass(eq=False)
+class Letter:
+    """A parcel that knows what it holds."""
+
+    data: bytes
+    deadline: float
+    left: bool = False
+    wanted: bool = True
+
+
+@dataclass(eq=False)
+class Sending:
+    """A body under way: the test decides how it ends."""
+
+    exchange: str
+    key: str
+    body: bytes
+    timeout: float
+    priority: Priority
+    content_type: str
+    expires: float | None
+    mandatory: bool
+    end: asyncio.Future[None]
+
+    @property
+    def parts(self) -> list[bytes]:
+        return list(batch.split(self.body, self.content_type))
+
+
+class HandTransport:
+    """A transport that only sends, and says that it has when the test says so."""
+
+    name, epoch = "hand", 1
+
+    def __init__(self, *, max_body: int = 1_000_000) -> None:
+        self.max_body = max_body
+        self.state = LinkState.READY
+        self.sendings: list[Sending] = []
+        self._listeners: dict[object, Callable[[LinkEvent], None]] = {}
+
+    def turn(self, state: LinkState) -> None:
+        self.state = state
+        for listener in tuple(self._listeners.values()):
+            listener(LinkEvent(state=state, epoch=self.epoch))
+
+    def watch(self, listener: Callable[[LinkEvent], None]) -> Callable[[], None]:
+        place = object()
+        self._listeners[place] = listener
+
+        def unwatch() -> None:
+            self._listeners.pop(place, None)
+
+        return unwatch
+
+    @property
+    def listeners(self) -> int:
+        return len(self._listeners)
+
+    async def send(
+        self,
+        exchange: str,
+        key: str,
+        body: bytes,
+        *,
+        timeout: float,
+        priority: Priority = Priority.NORMAL,
+        content_type: str = MSGPACK,
+        headers: Mapping[str, Any] | None = None,
+        message_id: str | None = None,
+        expires: float | None = None,
+        mandatory: bool = False,
+        persistent: bool = False,
+    ) -> None:
+        end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.sendings.append(Sending(exchange, key, body, timeout, priority, content_type, expires, mandatory, end))
+        await end
+
+    async def connect(self, *, timeout: float) -> None:
+        raise AssertionError("an outbox only sends")
+
+    def post(self, exchange: str, key: str, body: bytes, **options: Any) -> bool:
+        raise AssertionError("an outbox only sends")
+
+    async def consume(self, queue: QueueSpec, receiver: Receiver, *, timeout: float) -> Consumer:
+        raise AssertionError("an outbox only sends")
+
+    async def dead_letters(self, queue: str, *, limit: int, timeout: float) -> list[DeadLetter]:
+        raise AssertionError("an outbox only sends")
+
+    async def replay_dead_letter(self, queue: str, id: str, *, timeout: float) -> bool:
+        raise AssertionError("an outbox only sends")
+
+    async def discard_dead_letter(self, queue: str, id: str, *, timeout: float) -> bool:
+        raise AssertionError("an outbox only sends")
+
+    async def ping(self, *, timeout: float) -> float:
+        raise AssertionError("an outbox only sends")
+
+    async def aclose(self) -> None:
+        self.turn(LinkState.CLOSED)
+
+
+@dataclass
+class Desk:
+    """An outbox and everything that it told."""
+
+    transport: HandTransport
+    max_batch_bytes: int = 1000
+    max_waiting_bytes: int = 100_000
+    told: list[tuple[Letter, str]] = field(default_factory=list)
+    errors: list[FabricError] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.outbox = Outbox(
+            self.transport,
+            sent=self.sent,
+            failed=self.failed,
+            max_batch_bytes=self.max_batch_bytes,
+            max_waiting_bytes=self.max_waiting_bytes,
+        )
+
+    def sent(self, parcels: Sequence[Parcel]) -> None:
+        self._note(parcels, "sent")
+
+    def failed(self, parcels: Sequence[Parcel], error: FabricError) -> None:
+        self._note(parcels, type(error).__name__)
+        self.errors.append(error)
+
+    def _note(self, parcels: Sequence[Parcel], how: str) -> None:
+        for parcel in parcels:
+            assert isinstance(parcel, Letter)
+            self.told.append((parcel, how))
+
+    def put(self, data: bytes, *, key: str = "inbox", priority: Priority = Priority.NORMAL, seconds: float = 1000.0) -> Letter:
+        letter = Letter(data, asyncio.get_running_loop().time() + seconds)
+        self.outbox.put("rpc", key, priority, data, letter)
+        return letter
+
+    def told_of(self, letter: Letter) -> list[str]:
+        return [how for other, how in self.told if other is letter]
+
+    @property
+    def under_way(self) -> list[Sending]:
+        return [sending for sending in self.transport.sendings if not sending.end.done()]
+
+    async def confirm(self) -> None:
+        """Let everything that is under way, or gets so, end well."""
+        await settle()
+        while self.under_way:
+            for sending in self.under_way:
+                sending.end.set_result(None)
+            await settle()
+
+
+async def settle() -> None:
+    """Let the loop run until all that is ready has run; nothing here waits for time."""
+    for _ in range(6):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def desk() -> Desk:
+    return Desk(HandTransport())
+
+
+async def test_one_body_of_a_lane_is_under_way_while_the_next_fills(desk: Desk) -> None:
+    """The first message leaves alone and at once; what comes meanwhile leaves together when it has arrived, in order."""
+    first = desk.put(b"1")
+    await settle()
+    for data in (b"2", b"3", b"4"):
+        desk.put(data)
+        await settle()
+    assert [sending.parts for sending in desk.transport.sendings] == [[b"1"]]
+    assert desk.transport.sendings[0].content_type == MSGPACK
+    assert first.left
+    desk.transport.sendings[0].end.set_result(None)
+    await settle()
+    assert [sending.parts for sending in desk.transport.sendings] == [[b"1"], [b"2", b"3", b"4"]]
+    assert desk.transport.sendings[1].content_type == batch.BATCH
+    assert desk.told == [(first, "sent")]
+    await desk.confirm()
+    assert [how for _, how in desk.told] == ["sent"] * 4
+
+
+async def test_lanes_do_not_wait_for_each_other(desk: Desk) -> None:
+    """M9 (faststream#1318): a destination or priority whose body hangs holds up no other."""
+    desk.put(b"stuck", key="slow")
+    await settle()
+    for number, priority in enumerate(Priority):
+        desk.put(b"%d" % number, key="fast", priority=priority)
+    await settle()
+    assert [(s.key, s.priority) for s in desk.under_way] == [
+        ("slow", Priority.NORMAL),
+        *(("fast", priority) for priority in Priority),
+    ]
+    await desk.confirm()
+
+
+async def test_what_the_transport_is_told(desk: Desk) -> None:
+    """A body is mandatory, and lives as long as the last of its messages is wanted; a late one still gets a moment."""
+    now = asyncio.get_running_loop().time()
+    desk.put(b"short", seconds=5.0)
+    desk.put(b"long", seconds=50.0)
+    desk.put(b"late", key="other", seconds=-3.0)
+    await settle()
+    both, late = desk.transport.sendings
+    assert (both.exchange, both.key, both.mandatory, both.priority) == ("rpc", "inbox", True, Priority.NORMAL)
+    assert both.timeout == both.expires
+    assert 49.0 < both.timeout <= 50.0 + asyncio.get_running_loop().time() - now
+    assert late.timeout == late.expires == 0.001
+    await desk.confirm()
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (NoRoute("rpc", "inbox"), "NoRoute"),
+        (NotSent("down"), "NotSent"),
+        (ConnectionLost("cut"), "ConnectionLost"),
+        (TransportClosed("closed"), "TransportClosed"),
+        (PayloadTooLarge(2, 1), "PayloadTooLarge"),
+        (ValueError("the key is longer than 255 bytes"), "ConnectionLost"),
+        (RuntimeError("a bug"), "ConnectionLost"),
+        (TimeoutError(), "ConnectionLost"),
+    ],
+)
+async def test_an_error_is_told_to_each_and_the_lane_goes_on(desk: Desk, error: Exception, told: str) -> None:
+    """Whatever the transport raises, also what it should not, each message of the body hears of it, and the next body goes."""
+    letters = [desk.put(b"1"), desk.put(b"2")]
+    await settle()
+    behind = desk.put(b"3")
+    desk.transport.sendings[0].end.set_exception(error)
+    await settle()
+    assert [desk.told_of(letter) for letter in letters] == [[told], [told]]
+    assert [sending.parts for sending in desk.under_way] == [[b"3"]]
+    await desk.confirm()
+    assert desk.told_of(behind) == ["sent"]
+
+
+async def test_a_listener_that_fails_does_not_stop_the_lane() -> None:
+    """An error in what is told is logged, and the lane goes on."""
+    transport, told = HandTransport(), list[int]()
+
+    def broken(parcels: Sequence[Parcel]) -> None:
+        told.append(len(parcels))
+        raise KeyError("broken listener")
+
+    outbox = Outbox(transport, sent=broken, failed=lambda parcels, error: None, max_batch_bytes=1000)
+    for data in (b"1", b"2"):
+        outbox.put("rpc", "inbox", Priority.NORMAL, data, Letter(data, asyncio.get_running_loop().time() + 100))
+        await settle()
+    for number in range(2):
+        transport.sendings[number].end.set_result(None)
+        await settle()
+    assert told == [1, 1]
+    await outbox.aclose()
+
+
+async def test_given_up_at_the_last_moment(desk: Desk) -> None:
+    """M8 (faststream#1579): what is given up while it waits never leaves, and a lane of nothing else is not kept."""
+    desk.put(b"1")
+    await settle()
+    letters = [desk.put(b"2"), desk.put(b"3")]
+    for letter in letters:
+        letter.wanted = False
+    desk.transport.sendings[0].end.set_result(None)
+    await settle()
+    assert len(desk.transport.sendings) == 1
+    assert not any(letter.left for letter in letters)
+    assert desk.told_of(letters[0]) == []
+    assert not desk.outbox._lanes
+
+
+async def test_lanes_are_not_kept(desk: Desk) -> None:
+    """M28 (moleculer#705): a destination that nothing waits for leaves nothing behind, a refused message neither."""
+    for number in range(300):
+        desk.put(b"x", key=f"inbox-{number}")
+    await desk.confirm()
+    with pytest.raises(NotSent):
+        desk.put(b"x" * 200_000, key="inbox-full")
+    desk.transport.turn(LinkState.BLOCKED)
+    with pytest.raises(NotSent):
+        desk.put(b"x", key="inbox-low", priority=Priority.LOW)
+    assert not desk.outbox._lanes
+
+
+async def test_a_body_fits_what_the_transport_takes() -> None:
+    """A batch is never larger than the transport's own limit, whatever the outbox was told."""
+    desk = Desk(HandTransport(max_body=100), max_batch_bytes=1_000_000)
+    for _ in range(20):
+        desk.put(b"x" * 30)
+    await desk.confirm()
+    assert all(len(sending.body) <= 100 for sending in desk.transport.sendings)
+    assert sum(len(sending.parts) for sending in desk.transport.sendings) == 20
+
+
+@pytest.mark.parametrize("state", [LinkState.CONNECTING, LinkState.RECONNECTING, LinkState.BLOCKED])
+async def test_without_a_link_everything_waits(desk: Desk, state: LinkState) -> None:
+    """M8 (MassTransit#3502): nothing is handed over without a link, so that what is given up meanwhile provably did not run."""
+    desk.transport.turn(state)
+    letters = [desk.put(b"%d" % number) for number in range(3)]
+    await settle()
+    assert desk.transport.sendings == []
+    letters[1].wanted = False
+    desk.transport.turn(LinkState.READY)
+    await desk.confirm()
+    assert [sending.parts for sending in desk.transport.sendings] == [[b"0", b"2"]]
+    assert [letter.left for letter in letters] == [True, False, True]
+
+
+async def test_a_link_that_comes_and_goes_while_a_body_is_under_way(desk: Desk) -> None:
+    """Reconnects meanwhile neither start a second body of the lane nor strand what waits behind."""
+    desk.put(b"1")
+    await settle()
+    desk.transport.turn(LinkState.RECONNECTING)
+    waiting = desk.put(b"2")
+    await settle()
+    desk.transport.turn(LinkState.READY)
+    desk.transport.turn(LinkState.READY)
+    await settle()
+    assert len(desk.under_way) == 1
+    desk.transport.turn(LinkState.RECONNECTING)
+    desk.transport.sendings[0].end.set_exception(ConnectionLost("cut"))
+    await settle()
+    assert not desk.under_way
+    assert not waiting.left
+    desk.transport.turn(LinkState.READY)
+    await desk.confirm()
+    assert desk.told_of(waiting) == ["sent"]
+
+
+async def test_closing(desk: Desk) -> None:
+    """Closing refuses what waits, waits for no confirm, forgets its link, and what is put afterwards is refused as well."""
+    under_way = desk.put(b"1")
+    await settle()
+    waiting = [desk.put(b"x" * 900) for _ in range(3)]
+    desk.transport.turn(LinkState.BLOCKED)
+    other = desk.put(b"2", key="other")
+    await settle()
+    await desk.outbox.aclose()
+    await desk.outbox.aclose()
+    assert desk.transport.sendings[0].end.cancelled()
+    assert desk.told_of(under_way) == [], "nobody knows; whoever closes says so"
+    assert all(desk.told_of(letter) == ["TransportClosed"] for letter in (*waiting, other))
+    assert desk.transport.listeners == 0
+    late = [desk.put(b"x" * 900) for _ in range(3)]
+    await settle()
+    assert all(desk.told_of(letter) == ["TransportClosed"] for letter in late)
+    assert not any(letter.left for letter in (*waiting, other, *late))
+    assert len(desk.transport.sendings) == 1
+    assert not desk.outbox._lanes
+
+
+Step = tuple[str, int, int]
+
+
+@unhurried
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["put", "put", "put", "drop", "end", "lose", "down", "up"]), st.integers(0, 5), st.integers(0, 400)
+        ),
+        max_size=60,
+    ),
+    st.integers(50, 600),
+)
+def test_any_history(steps: list[Step], max_batch_bytes: int) -> None:
+    """Through any mix of puts, drops, ends, losses and outages: order holds in each lane, bodies keep the limit, one is under
+    way for each lane, and every message ends once: sent, failed, or dropped before it left."""
+    asyncio.run(history(steps, max_batch_bytes))
+
+
+async def history(steps: list[Step], max_batch_bytes: int) -> None:
+    desk = Desk(HandTransport(), max_batch_bytes=max_batch_bytes)
+    lanes: dict[tuple[str, Priority], list[Letter]] = {}
+    letters: list[Letter] = []
+
+    def end(number: int, error: Exception | None) -> None:
+        if desk.under_way:
+            chosen = desk.under_way[number % len(desk.under_way)].end
+            chosen.set_exception(error) if error else chosen.set_result(None)
+
+    for number, (what, which, size) in enumerate(steps):
+        match what:
+            case "put":
+                key, priority = f"inbox-{which % 2}", Priority(1 + which // 2)
+                letter = desk.put(b"%06d" % number + b"x" * size, key=key, priority=priority)
+                letters.append(letter)
+                lanes.setdefault((key, priority), []).append(letter)
+            case "drop" if letters:
+                letters[size % len(letters)].wanted = False
+            case "end":
+                end(which, None)
+            case "lose":
+                end(which, ConnectionLost("cut"))
+            case "down":
+                desk.transport.turn(LinkState.RECONNECTING)
+            case "up":
+                desk.transport.turn(LinkState.READY)
+        if which % 2:
+            await settle()
+        busy = [(sending.key, sending.priority) for sending in desk.under_way]
+        assert len(busy) == len(set(busy)), "two bodies of one lane are under way"
+    desk.transport.turn(LinkState.READY)
+    await desk.confirm()
+    for sending in desk.transport.sendings:
+        assert len(sending.parts) == 1 or len(sending.body) <= max_batch_bytes
+    for (key, priority), put in lanes.items():
+        bodies = [s.parts for s in desk.transport.sendings if (s.key, s.priority) == (key, priority)]
+        assert [part for parts in bodies for part in parts] == [letter.data for letter in put if letter.left]
+    for letter in letters:
+        assert len(desk.told_of(letter)) == (1 if letter.left else 0)
+        assert letter.left or not letter.wanted
+    assert not desk.outbox._lanes
+    await desk.outbox.aclose()
+
+
+def test_the_hand_is_a_transport() -> None:
+    """mypy holds the test's transport to the shape of the real ones, so what passes here is what they get."""
+    made: Transport = HandTransport()
+    assert made.name == "hand"
