@@ -1,0 +1,227 @@
+"""Not calling what fails: closed, open, half-open.
+
+The states are aiobreaker's. The rest is our own, because it counts consecutive failures only, lets every concurrent caller
+through when half-open, does not know of cancellation, and goes by the wall clock: here are a rolling window, an exact number
+of probes, and the monotonic time of whoever calls. Nothing in here waits, so evidence and decision are one step.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Final
+
+from aiobreaker.state import CircuitBreakerState
+
+from fabric.errors import ConfigurationError
+from fabric.routing.window import Window
+
+CLOSED: Final = CircuitBreakerState.CLOSED
+OPEN: Final = CircuitBreakerState.OPEN
+HALF_OPEN: Final = CircuitBreakerState.HALF_OPEN
+
+BACK_SOON: Final = 0.1
+"""Seconds to suggest while probes are under way: nobody knows when they end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerPolicy:
+    """When to stop calling, and when to try again.
+
+    Attributes:
+        window: seconds looked back on. Longer is calmer and slower.
+        minimum_calls: in the window before a rate counts; fewer would let two failures at night trip it.
+        failure_rate: share of failed calls from which it opens; above 1 never.
+        slow_call: seconds from which a call counts as slow; None: none does.
+        slow_rate: share of slow calls from which it opens.
+        consecutive_failures: in a row, from which it opens whatever the rate; 0: not counted.
+        open_for: seconds until it is tried again; doubles each time that fails.
+        open_at_most: seconds that this never passes.
+        probes: calls let through to try it. It closes when that many succeeded, and opens again at the first that does not.
+    """
+
+    window: float = 10.0
+    minimum_calls: int = 20
+    failure_rate: float = 0.5
+    slow_call: float | None = None
+    slow_rate: float = 1.0
+    consecutive_failures: int = 0
+    open_for: float = 2.0
+    open_at_most: float = 60.0
+    probes: int = 3
+
+    def __post_init__(self) -> None:
+        sound = (
+            0 < self.window <= 3600
+            and self.minimum_calls >= 1
+            and self.failure_rate > 0
+            and (self.slow_call is None or self.slow_call > 0)
+            and self.slow_rate > 0
+            and self.consecutive_failures >= 0
+            and 0 < self.open_for <= self.open_at_most <= 3600
+            and self.probes >= 1
+        )
+        if not sound:
+            raise ConfigurationError(
+                f"not a breaker policy: {self}; times are seconds above 0 and up to an hour, open_for is at most open_at_most,"
+                " rates are above 0, minimum_calls and probes at least 1"
+            )
+
+
+class Breaker:
+    """One breaker. All times are monotonic seconds, given by the caller, never going back.
+
+    A call asks for a permit first and settles it however it ends: what happened under an earlier state does not count in a
+    later one, and a probe that is cancelled gives its place to another.
+
+    Args:
+        chance: adds up to a tenth to the time that it stays open, so that many hubs do not come back in step.
+    """
+
+    __slots__ = (
+        "_chance",
+        "_generation",
+        "_in_a_row",
+        "_isolated",
+        "_probing",
+        "_slow_from",
+        "_state",
+        "_streak",
+        "_succeeded",
+        "_until",
+        "_window",
+        "policy",
+    )
+
+    def __init__(self, policy: BreakerPolicy, chance: random.Random | None = None) -> None:
+        self.policy, self._chance = policy, chance
+        self._window = Window(policy.window)
+        self._state = CLOSED
+        self._generation = 1
+        self._until = 0.0
+        self._streak = 0
+        self._in_a_row = self._probing = self._succeeded = 0
+        self._isolated = False
+        self._slow_from: float | None = None
+
+    @property
+    def state(self) -> CircuitBreakerState:
+        return self._state
+
+    @property
+    def isolated(self) -> bool:
+        return self._isolated
+
+    def adopt(self, policy: BreakerPolicy) -> None:
+        """Go by another policy from now on. The state stays; the window begins anew if its length changes."""
+        if policy.window != self.policy.window:
+            self._window = Window(policy.window)
+        self.policy = policy
+
+    def permits(self, now: float) -> bool:
+        """Whether a permit would be given now."""
+        if self._state is CLOSED:
+            return True
+        if self._state is OPEN:
+            return now >= self._until and not self._isolated
+        return self._probing + self._succeeded < self.policy.probes
+
+    def acquire(self, now: float) -> int:
+        """A permit for one call, to be settled; 0: it must not be made."""
+        if self._state is CLOSED:
+            return self._generation
+        if not self.permits(now):
+            return 0
+        if self._state is OPEN:
+            self._turn(HALF_OPEN)
+        self._probing += 1
+        return self._generation
+
+    def settle(self, permit: int, now: float, *, ok: bool | None, seconds: float) -> None:
+        """How the call that had ``permit`` ended.
+
+        Args:
+            ok: None when that says nothing of the callee, such as a cancelled call.
+            seconds: that it took.
+        """
+        if permit != self._generation:
+            return
+        if self._state is CLOSED:
+            if ok is not None:
+                self._count(now, failed=not ok, seconds=seconds)
+            return
+        self._probing -= 1
+        if ok is None:
+            return
+        if not ok or self._is_slow(seconds):
+            self._streak += 1
+            self._open(now)
+            return
+        self._succeeded += 1
+        if self._succeeded >= self.policy.probes:
+            self._streak = 0
+            self._slow_from = None
+            self._turn(CLOSED)
+
+    def trip(self, now: float, *, slow_from: float | None = None) -> None:
+        """Open it for what others know.
+
+        Args:
+            slow_from: seconds from which a probe counts as failed.
+        """
+        if self._state is CLOSED:
+            self._slow_from = slow_from
+            self._open(now)
+
+    def isolate(self) -> None:
+        """Open it until ``restore``, whatever happens."""
+        self._isolated = True
+        self._until = float("inf")
+        self._turn(OPEN)
+
+    def restore(self) -> None:
+        """Close it, whatever happened."""
+        self._isolated = False
+        self._streak = 0
+        self._turn(CLOSED)
+
+    def retry_after(self, now: float) -> float:
+        """Seconds after which asking again may be answered otherwise; 0 when it may now."""
+        if self.permits(now):
+            return 0.0
+        if self._state is HALF_OPEN:
+            return BACK_SOON
+        return self.policy.open_at_most if self._isolated else self._until - now
+
+    def _count(self, now: float, *, failed: bool, seconds: float) -> None:
+        policy, window = self.policy, self._window
+        slow = policy.slow_call is not None and seconds >= policy.slow_call
+        window.add(now, failed=failed, slow=slow)
+        if not failed and not slow:
+            self._in_a_row = 0
+            return
+        self._in_a_row = self._in_a_row + 1 if failed else 0
+        if 0 < policy.consecutive_failures <= self._in_a_row or (
+            window.calls >= policy.minimum_calls
+            and (
+                window.failures >= policy.failure_rate * window.calls
+                or (policy.slow_call is not None and window.slow >= policy.slow_rate * window.calls)
+            )
+        ):
+            self._open(now)
+
+    def _is_slow(self, seconds: float) -> bool:
+        limit = self._slow_from if self._slow_from is not None else self.policy.slow_call
+        return limit is not None and seconds >= limit
+
+    def _open(self, now: float) -> None:
+        period = min(self.policy.open_at_most, self.policy.open_for * 2.0 ** min(self._streak, 40))
+        self._until = now + period * (1.0 + 0.1 * self._chance.random() if self._chance is not None else 1.0)
+        self._turn(OPEN)
+
+    def _turn(self, state: CircuitBreakerState) -> None:
+        self._state = state
+        self._generation += 1
+        self._in_a_row = self._probing = self._succeeded = 0
+        if state is CLOSED:
+            self._window.clear()
