@@ -25,7 +25,7 @@ from fabric.cli.local_fleet import LocalFleet
 from fabric.cli.outcome import profile_of, report, summary
 from fabric.cli.profile_text import profile_text
 from fabric.cli.target import Target
-from fabric.cli.views import View, new_view
+from fabric.cli.views import View, Views
 from fabric.coordination.fleet import Fleet, load_fleet
 from fabric.coordination.status import FleetStatus, UpOptions
 from fabric.errors import FabricError
@@ -54,26 +54,14 @@ def demo_fleet() -> Iterator[Fleet]:
         yield load_fleet(path)
 
 
-class Notes:
-    """Shows what happens to processes and no more, while the tour speaks."""
-
-    def show(self, status: FleetStatus) -> None:
-        pass
-
-    def note(self, text: str) -> None:
-        say(f"            {text}")
-
-    def close(self) -> None:
-        pass
-
-
 class Demo:
     """One run: ``bring_up`` has the fleet in its hands; when it is up the tour goes, and then asks for the end."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
+        self._up: tuple[Target, FleetStatus] | None = None
         self._tour: asyncio.Task[None] | None = None
-        self._views = self._each_view()
+        self._views = Views(as_json=False)
 
     async def run(self) -> ExitCode:
         request = UpRequest(
@@ -83,7 +71,7 @@ class Demo:
             namespace=None,
             root=Path.cwd(),
             stay=Stay.IF_UP,
-            view=lambda: next(self._views),
+            view=self._view,
             concluded=self._concluded,
         )
         code = await bring_up(request)
@@ -94,21 +82,21 @@ class Demo:
             return ExitCode.INTERRUPTED
         return ExitCode.FAILED if self._tour.exception() else ExitCode.OK
 
-    def _each_view(self) -> Iterator[View]:
-        """Of the start, of the tour, and of the end, whoever asked for it: then the tour is over in any case."""
-        yield new_view(as_json=False)
-        yield Notes()
+    def _view(self) -> View:
+        """Asked for at the start, when the fleet is up, and at the end, whoever wanted it: then the tour is over in any case."""
         if self._tour is not None:
             self._tour.cancel()
-        yield new_view(as_json=False)
+        elif self._up is not None:
+            self._tour = asyncio.create_task(self._visit(*self._up), name="tour")
+            self._tour.add_done_callback(_tour_ended)
+        return self._views()
 
     def _concluded(self, status: FleetStatus, local: LocalFleet) -> None:
         if failures := report(status, log_of=local.log_of):
             say(failures)
         say(summary(status))
         if status.state.is_usable:
-            self._tour = asyncio.create_task(self._visit(local.target, status), name="tour")
-            self._tour.add_done_callback(_tour_ended)
+            self._up = local.target, status
 
     async def _visit(self, target: Target, status: FleetStatus) -> None:
         settings = Settings(namespace=target.namespace)

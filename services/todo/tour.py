@@ -14,7 +14,7 @@ from typing import Any
 
 from fabric import Hub, Service, on_broadcast, on_event
 from fabric.coordination.coordinator import PROGRESS
-from fabric.coordination.status import FleetStatus, InstanceStatus, RunState
+from fabric.coordination.status import FleetStatus, InstanceStatus
 from fabric.errors import FabricError
 from fabric.routing.instance import Instance
 from services.todo.aggregate import COMPLETED
@@ -141,14 +141,14 @@ class Tour:
         self._say(f"            {again.id} is back after {time.monotonic() - killed_at:.1f} s, as process {again.pid}")
 
     async def _whole_again(self, victim: Instance) -> InstanceStatus:
-        """Waits until the coordinator says that the fleet is up, with the instance that took the victim's place."""
+        """Waits until the coordinator says that the fleet is usable, with the instance that took the victim's place."""
         try:
             async with asyncio.timeout(30.0):
                 while True:
                     status = await self._visitor.progress.get()
                     instances = [instance for service in status.services for instance in service.instances]
                     for instance in instances:
-                        if status.state is RunState.UP and instance.id == victim.id and instance.pid not in (None, victim.pid):
+                        if status.state.is_usable and instance.id == victim.id and instance.pid not in (None, victim.pid):
                             return instance
         except TimeoutError:
             raise TourFailed(f"{victim.id} was not started again") from None
