@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import typer
 
-from fabric.cli.commands import broker, call, check, coordinator, dead_letters, down, graph, run, status, up, version
+from fabric.cli.commands import broker, call, check, coordinator, dead_letters, doctor, down, graph, run, status, up, version
 from fabric.cli.exits import ExitCode, report
 from fabric.errors import FabricError
 
-COMMANDS = (up, status, call, down, dead_letters, graph, check, run, broker, coordinator, version)
+COMMANDS = (up, status, call, down, dead_letters, graph, check, doctor, run, broker, coordinator, version)
 """In the order of the help. A new command is a module with ``register(app)`` and its place here."""
 
 _EXIT_CODES = (

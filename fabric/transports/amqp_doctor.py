@@ -9,7 +9,7 @@ from statistics import median
 
 from fabric.errors import ConfigurationError, ConnectionLost
 from fabric.transports import amqp_features
-from fabric.transports.amqp_facts import Facts, Outcome, QueueFacts, Trial, Wanted
+from fabric.transports.amqp_facts import Facts, Outcome, QueueFacts, Wanted
 from fabric.transports.amqp_features import MiB
 from fabric.transports.amqp_settings import AmqpSettings
 from fabric.transports.diagnosis import Finding, fail, not_connected, ok, warn
@@ -81,7 +81,7 @@ def _security(settings: AmqpSettings, facts: Facts) -> Iterator[Finding]:
         case Outcome.DONE:
             yield warn(
                 "user",
-                f"{settings.user} may send messages in any name: what the receivers are told about their callers is worth nothing",
+                f"{settings.user} may send messages in any name: what receivers are told about their callers is worth nothing",
                 f"take the tag impersonator from it: rabbitmqctl set_user_tags {settings.user}",
             )
         case Outcome.CONFLICT | Outcome.REFUSED:
@@ -126,12 +126,12 @@ def _predictions(facts: Facts, wanted: Wanted) -> Iterator[Finding]:
         "all": "orders quorum queues by all priorities; with many critical events low ones wait",
     }
     yield ok("prediction", f"events: this version {levels[has.quorum_priorities]}")
-    if not has.transient_shared_queues:
-        yield ok("prediction", "queues that are neither durable nor exclusive are refused (541); Fabric declares none")
+    if has.refuses_transient:
+        yield ok("prediction", "queues that are neither durable nor exclusive may be refused (541); Fabric declares none")
     if has.delivery_limit is not None:
         yield ok(
             "prediction",
-            f"quorum queues without a limit of their own give messages up after {has.delivery_limit} deliveries; Fabric's have one",
+            f"quorum queues without a limit of their own give up after {has.delivery_limit} deliveries; Fabric's have one",
         )
 
 
@@ -198,7 +198,8 @@ def _exchanges(facts: Facts, settings: AmqpSettings) -> Iterator[Finding]:
 
 def _permissions(facts: Facts, settings: AmqpSettings, wanted: Wanted) -> Iterator[Finding]:
     whose = f"the service {wanted.service}" if wanted.service else "any service"
-    done = [trial for trial in facts.trials if trial.outcome is Outcome.DONE]
+    done = sum(trial.outcome is Outcome.DONE for trial in facts.trials)
+    skipped = [trial.said for trial in facts.trials if trial.outcome is Outcome.SKIPPED]
     for trial in facts.trials:
         if trial.outcome in (Outcome.DONE, Outcome.SKIPPED) or trial.doing == "declare exchanges":
             continue
@@ -216,14 +217,11 @@ def _permissions(facts: Facts, settings: AmqpSettings, wanted: Wanted) -> Iterat
             )
         else:
             yield fail("permissions", f"{settings.user} can't {trial.doing}: {trial.said}", "see the broker's log")
-    skipped = len(facts.trials) - len(done) - sum(trial.outcome is not Outcome.SKIPPED for trial in facts.trials) + len(done)
-    if done and not skipped:
-        yield ok("permissions", f"{settings.user} may do {len(done)} of {len(facts.trials)} things that {whose} needs")
-    elif skipped:
-        why = next(trial.said for trial in facts.trials if trial.outcome is Outcome.SKIPPED)
-        yield warn(
-            "permissions", f"{skipped} of {len(facts.trials)} things could not be tried: {why}", "examine again after that"
-        )
+    if skipped:
+        untried = f"{len(skipped)} of {len(facts.trials)} things could not be tried: {skipped[0]}"
+        yield warn("permissions", untried, "examine again when that is mended")
+    if done:
+        yield ok("permissions", f"{settings.user} may do {done} of {len(facts.trials)} things that {whose} needs")
 
 
 def _message(facts: Facts, wanted: Wanted) -> Iterator[Finding]:
@@ -291,8 +289,3 @@ def _left(facts: Facts) -> Iterator[Finding]:
 
 def _size(count: int) -> str:
     return f"{count / MiB:g} MiB" if count % 1024 == 0 else f"{count} bytes"
-
-
-def refused(trials: tuple[Trial, ...]) -> list[str]:
-    """What was tried and not permitted, for tests and programs."""
-    return [trial.doing for trial in trials if trial.outcome is Outcome.REFUSED]

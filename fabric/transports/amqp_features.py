@@ -20,14 +20,15 @@ class Features:
     Attributes:
         max_message: bytes of a body that it takes unless it is configured otherwise.
         quorum_priorities: levels that quorum queues order by: none, two (normal and high, 2:1), or all.
-        transient_shared_queues: whether queues may be declared that are neither durable nor exclusive.
+        refuses_transient: whether a queue that is neither durable nor exclusive may be refused, with 541 and the connection
+            closed. 4.3.0 does by default, 4.3.6 does not.
         delivery_limit: deliveries of a message that quorum queues allow when nobody says; None is any number.
         smallest_frame: bytes of ``frame_max`` below which clients are refused.
     """
 
     max_message: int
     quorum_priorities: Literal["none", "two", "all"]
-    transient_shared_queues: bool
+    refuses_transient: bool
     delivery_limit: int | None
     smallest_frame: int
 
@@ -42,7 +43,7 @@ def features(version: tuple[int, int]) -> Features:
     return Features(
         max_message=16 * MiB if version >= (4, 0) else 128 * MiB,
         quorum_priorities="all" if version >= (4, 3) else "two" if version >= (4, 0) else "none",
-        transient_shared_queues=version < (4, 3),
+        refuses_transient=version >= (4, 3),
         delivery_limit=20 if version >= (4, 0) else None,
         smallest_frame=8192 if version >= (4, 1) else 4096,
     )

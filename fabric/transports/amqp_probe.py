@@ -25,7 +25,7 @@ from fabric.transports.base import QueueSpec
 _PINGS = 5
 _SIZE_SECONDS = 30.0
 _ALARM_SECONDS = 3.0
-_INBOX = {"x-max-priority": 3}
+_INBOX: dict[str, Any] = {"x-max-priority": 3}
 
 Question = Callable[[Channel], Awaitable[Any]]
 
@@ -104,6 +104,10 @@ class Probe:
         self._mark = f"doctor-{secrets.token_hex(6)}"
         self._trials: list[Trial] = []
         self._inbox = ""
+        self._own = ""
+        """An exchange that we made."""
+        self._target = self._topology.rpc
+        """One where messages with our mark as their key reach nobody; "" if there is none."""
 
     async def run(self, opened_in: float) -> Facts:
         pings = tuple([await self._consume.ping(timeout=self._settings.operation_timeout) for _ in range(_PINGS)])
@@ -113,13 +117,13 @@ class Probe:
         left: list[str] = []
         try:
             if len(there) < len(exchanges):
-                await self._own_exchange()
+                await self._own_exchange(there)
             await self._own_inbox(there)
             await self._publishes(there, skip=alarm or "")
             if self._wanted.patterns != ():
                 await self._own_group(there, skip=alarm or "")
-            impersonation = await self._impersonation(there, skip=alarm or "")
-            message = await self._largest(there, skip=alarm or "")
+            impersonation = await self._impersonation(skip=alarm or "")
+            message = await self._largest(skip=alarm or "")
         finally:
             left += await self._clean()
         return Facts(
@@ -155,7 +159,8 @@ class Probe:
             await channel.basic_publish(b"", exchange="", routing_key=self._mark)
 
         publishing = asyncio.ensure_future(publish())
-        await asyncio.wait({publishing, told, lost}, timeout=_ALARM_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        waits: set[asyncio.Future[Any]] = {publishing, told, lost}
+        await asyncio.wait(waits, timeout=_ALARM_SECONDS, return_when=asyncio.FIRST_COMPLETED)
         if told.done():
             alarm = told.result()
         elif publishing.done() or lost.done():
@@ -185,14 +190,15 @@ class Probe:
         self._trials.append(trial)
         return trial.outcome is Outcome.DONE
 
-    async def _own_exchange(self) -> None:
+    async def _own_exchange(self, there: Sequence[str]) -> None:
+        """Where exchanges are missing: whether we may make them, and one to try on what needs one."""
         name = f"{self._topology.namespace}.{self._mark}"
-        await self._try(
-            "declare exchanges",
-            f"configure on {name}",
-            lambda channel: channel.exchange_declare(name, exchange_type="direct", auto_delete=True),
+        made = await self._try(
+            "declare exchanges", f"configure on {name}", lambda channel: channel.exchange_declare(name, exchange_type="direct")
         )
-        await self._bench.attempt("removing", "", lambda channel: channel.exchange_delete(name))
+        self._own = name if made else ""
+        if self._topology.rpc not in there:
+            self._target = self._own
 
     async def _own_inbox(self, there: Sequence[str]) -> None:
         async def declare(channel: Channel) -> None:
@@ -286,25 +292,24 @@ class Probe:
         await self._try("take from a durable queue", f"read on {name}", lambda channel: channel.basic_get(name), skip=missing)
         await self._try_publish("", name, skip=missing or skip)
 
-    async def _impersonation(self, there: Sequence[str], *, skip: str) -> Trial:
-        rpc = self._topology.rpc
+    async def _impersonation(self, *, skip: str) -> Trial:
         return await self._sender.attempt(
             "publish as somebody else",
             "the tag impersonator",
-            _publish_unseen(rpc, self._mark, f"not-{self._settings.user}"),
-            skip=skip if rpc in there else "there is no exchange to try it on",
+            _publish_unseen(self._target, self._mark, f"not-{self._settings.user}"),
+            skip=skip if self._target else "there is no exchange to try it on",
         )
 
-    async def _largest(self, there: Sequence[str], *, skip: str) -> Trial:
-        rpc, size = self._topology.rpc, self._wanted.message_bytes
+    async def _largest(self, *, skip: str) -> Trial:
+        exchange, size = self._target, self._wanted.message_bytes
         doing = f"publish a message of {size} bytes"
-        skip = skip if rpc in there else "there is no exchange to try it on"
+        skip = skip if exchange else "there is no exchange to try it on"
         if skip or self._publish.lost.done():
             return Trial(doing=doing, needs="", outcome=Outcome.SKIPPED, said=skip or self._publish.lost.result())
         try:
             channel = await self._publish.channel(confirms=True)
             async with asyncio.timeout(_SIZE_SECONDS):
-                await channel.basic_publish(bytes(size), exchange=rpc, routing_key=self._mark)
+                await channel.basic_publish(bytes(size), exchange=exchange, routing_key=self._mark)
         except FabricError as error:
             return Trial(doing=doing, needs="", outcome=Outcome.FAILED, said=str(error))
         except aiormq.ChannelPreconditionFailed as error:
@@ -336,7 +341,7 @@ class Probe:
         return counted[0], counted[1], trial
 
     async def _clean(self) -> list[str]:
-        """Remove the durable queues; the rest goes with the links. Returns the names of those that are still there."""
+        """Remove what is not exclusive to the links. Returns the names of what is still there."""
 
         def delete(queue: str) -> Question:
             return lambda channel: channel.queue_delete(queue)
@@ -346,6 +351,10 @@ class Probe:
             gone = await self._bench.attempt("removing", "", delete(queue))
             if gone.outcome is not Outcome.DONE and (await self._count(queue))[2].outcome is Outcome.DONE:
                 left.append(queue)
+        if name := self._own:
+            gone = await self._bench.attempt("removing", "", lambda channel: channel.exchange_delete(name))
+            if gone.outcome is not Outcome.DONE:
+                left.append(name)
         return left
 
 
