@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -18,20 +17,19 @@ from tests.brokers.node import BrokerNode
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(300)]
 
-MARK = "FABRIC_TEST_DEMO"
 STAGES = ("core-infrastructure", "event-system", "microservices-infrastructure", "optional-features")
 
 
 class Demo:
-    """A running demo and everything that descends from it, told apart by a variable in the environment."""
+    """A running demo and everything that descends from it, told apart by the directory that it runs in."""
 
     def __init__(self, directory: Path, **environment: str) -> None:
-        self._mark = secrets.token_hex(8)
+        self._directory = str(directory)
         base = {name: value for name, value in os.environ.items() if not name.startswith("FABRIC_")}
         self._process = subprocess.Popen(
             [sys.executable, "-m", "services.todo.demo"],
             cwd=directory,
-            env={**base, **environment, MARK: self._mark, "PYTHONUNBUFFERED": "1"},
+            env={**base, **environment, "PYTHONUNBUFFERED": "1"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -64,11 +62,11 @@ class Demo:
         (os.killpg if group else os.kill)(self._process.pid, number)
 
     def family(self) -> list[psutil.Process]:
-        """All processes that carry the mark."""
+        """All its processes, whoever their parent is by now."""
         found = []
         for process in psutil.process_iter():
             try:
-                if process.environ().get(MARK) == self._mark and process.status() != psutil.STATUS_ZOMBIE:
+                if process.cwd() == self._directory and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
             except psutil.Error:
                 continue
@@ -127,6 +125,7 @@ def test_on_rabbitmq(tmp_path: Path, broker: BrokerNode) -> None:
 def test_ctrl_c_leaves_nothing(demo: Demo, moment: str) -> None:
     """Ctrl-C while the fleet starts, and while it is in use, stops everything; the exit code says interrupted."""
     demo.read_until(moment)
+    assert len(demo.family()) > 3
     demo.signal(signal.SIGINT)
     assert demo.end() == 130, demo.output
     assert demo.left_after(10.0) == []
@@ -135,6 +134,7 @@ def test_ctrl_c_leaves_nothing(demo: Demo, moment: str) -> None:
 def test_kill_leaves_nothing(demo: Demo) -> None:
     """When the demo itself is killed with -9 in the middle of a start, its processes end on their own."""
     demo.read_until("fleet starting")
+    assert len(demo.family()) > 3
     demo.signal(signal.SIGKILL, group=False)
     assert demo.end() == -signal.SIGKILL
     assert demo.left_after(60.0) == []

@@ -21,6 +21,7 @@ from fabric.cli.main import COMMANDS
 from fabric.config import Settings
 from fabric.coordination.fleet import parse_fleet
 from fabric.coordination.fleetfile import FleetEntry, GateEntry, RetryEntry, ServiceEntry, StageEntry
+from fabric.routing.balancing import STRATEGIES
 
 ROOT = Path(__file__).parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -246,3 +247,9 @@ def test_the_example_in_the_readme_runs(tmp_path: Path) -> None:
         "event:         Ada was greeted",
     }
     assert finished.stderr == ""
+
+
+def test_every_balancing_strategy_is_documented() -> None:
+    """docs/messaging.md has a row for each name that a hub takes."""
+    page = (ROOT / "docs/messaging.md").read_text()
+    assert {name for name in STRATEGIES if f"| `{name}` |" not in page} == set()
