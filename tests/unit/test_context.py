@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import threading
 
 import pytest
@@ -79,5 +78,5 @@ async def test_it_does_not_leak_into_other_threads() -> None:
 
 def test_it_cannot_be_changed() -> None:
     """A handler can't move its own deadline."""
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(AttributeError):
         call("7").deadline = 99.0  # type: ignore[misc]
