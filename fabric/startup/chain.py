@@ -15,7 +15,8 @@ class Segment:
     Attributes:
         kind: ``start``: the service's own last attempt; ``retry``: its failed attempts and the pauses between; ``gate``: the
             gate had all votes and waited for its stable time, or for its optional services; ``optional``: the service
-            waited for an optional dependency; ``wait``: nothing of the run's own was under way.
+            waited for an optional dependency; ``stage``: the run waited until the time of the stage was over; ``wait``:
+            nothing of the run's own was under way.
         name: the service or the stage.
     """
 
@@ -71,6 +72,8 @@ class _Walk:
             return self._gate(at.name, at.at)
         if at.kind == "timer" and at.name in self._gates:
             return self._gate(at.name, at.at)
+        if at.kind == "stage" and at.name in self._gates:
+            return self._entered("stage", at.name, at.at)
         if at.kind == "timer" and at.name in self._services:
             return self._patience(self._services[at.name], at.at)
         return None
@@ -87,17 +90,28 @@ class _Walk:
 
     def _gate(self, stage: str, end: float) -> Trigger | None:
         gate = self._gates[stage]
-        by = gate.changed_by
-        if by is not None and by.kind in ("service", "gate") and by.at >= end:
-            return Trigger(by.kind, by.name, end)
-        last = self._services.get(gate.met_last)
-        since = last.up_at if last is not None and last.up_at is not None else gate.entered_at
-        if since is None:
+        change = next(((by, met) for by, met in reversed(gate.changes) if by.at <= end), None)
+        if change is None or gate.entered_at is None:
             return None
-        self.add("gate", stage, since, end)
-        if last is not None:
-            return Trigger("service", last.name, since)
-        return Trigger("gate", next((n for n, g in self._gates.items() if g.opened_at == since and n != stage), ""), since)
+        by, met_last = change
+        if by.kind in ("service", "gate"):
+            return Trigger(by.kind, by.name, end)
+        last = self._services.get(met_last)
+        up_at = last.up_at if last is not None else None
+        if last is not None and up_at is not None and gate.entered_at <= up_at < end:
+            self.add("gate", stage, up_at, end)
+            return Trigger("service", last.name, up_at)
+        return self._entered("gate", stage, end)
+
+    def _entered(self, kind: str, stage: str, end: float) -> Trigger | None:
+        """The stage had been waiting since it was entered, when the gate before it opened."""
+        entered_at = self._gates[stage].entered_at
+        if entered_at is None:
+            return None
+        self.add(kind, stage, entered_at, end)
+        names = list(self._gates)
+        index = names.index(stage)
+        return Trigger("gate", names[index - 1], entered_at) if index else None
 
     def _patience(self, record: ServiceRecord, end: float) -> Trigger | None:
         if record.met_at is None or record.met_at >= end:

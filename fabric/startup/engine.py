@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from fabric.errors import ConfigurationError
+from fabric.startup.attempts import Attempts
 from fabric.startup.events import (
     Action,
     CancelRequested,
@@ -22,6 +24,10 @@ from fabric.startup.events import (
     Outcome,
     ProcessExited,
     Progress,
+    RollAborted,
+    RollPaused,
+    RollRequested,
+    RollResumed,
     RunFinished,
     RunRequested,
     ServiceFailed,
@@ -33,13 +39,15 @@ from fabric.startup.events import (
     TimerDue,
     Vote,
 )
-from fabric.startup.gates import GateState
 from fabric.startup.plan import Plan, make_plan
-from fabric.startup.record import PENDING, REST, SETTLED, UP, Phase, ServiceRecord, ServiceState, Trigger
-from fabric.startup.roster import Roster, World
+from fabric.startup.record import PENDING, REST, Phase, ServiceRecord, ServiceState, Trigger
+from fabric.startup.rolling import RollingRestart, check_roll
+from fabric.startup.roster import Roster
 from fabric.startup.scheduler import Scheduler
 from fabric.startup.teardown import Teardown
 from fabric.startup.timers import Key
+from fabric.startup.verdict import verdict
+from fabric.startup.world import World
 
 
 class Engine:
@@ -53,16 +61,19 @@ class Engine:
         reason: of the outcome, in one line.
         started_at, finished_at: of the current run.
         finished_by: what the run waited for last.
+        roll: the latest rolling restart.
     """
 
     def __init__(self, *, epoch: int = 0) -> None:
         self._world = World(epoch=epoch)
-        self._roster = Roster(self._world, changed=self._instance_changed, requeue=self._requeue, deposed=self._depose)
+        self._attempts = Attempts(self._world, changed=self._instance_changed, requeue=self._requeue)
+        self._roster = Roster(self._world, self._attempts, deposed=self._depose)
         self._scheduler: Scheduler | None = None
         self.outcome = Outcome.RUNNING
         self.reason = ""
         self.started_at = self.finished_at = 0.0
         self.finished_by = Trigger("run", "", 0.0)
+        self.roll: RollingRestart | None = None
         self._runs: set[str] = set()
         self._ending: tuple[Outcome, str] | None = None
         self._teardown = Teardown((), {})
@@ -73,6 +84,10 @@ class Engine:
             RunRequested: self._run_requested,
             CancelRequested: self._cancel_requested,
             ShutdownRequested: self._shutdown_requested,
+            RollRequested: self._roll_requested,
+            RollPaused: self._roll_paused,
+            RollResumed: self._roll_resumed,
+            RollAborted: self._roll_aborted,
             TimerDue: self._timer_due,
             InstanceJoined: self._roster.joined,
             CommandAccepted: self._roster.accepted,
@@ -150,6 +165,9 @@ class Engine:
             self._handlers[type(event)](event)
         if self._deposed_by is None and self._scheduler is not None:
             self._scheduler.settle()
+            if self.roll is not None:
+                self.roll.advance()
+                self._scheduler.settle()
             self._finish()
         at = world.timers.next() if self._deposed_by is None else None
         if at != self._armed:
@@ -168,23 +186,18 @@ class Engine:
             self._emit_finished(event.run, Outcome.CANCELLED, "the fleet is being shut down; ask again when it is down")
             return
         plan = make_plan(event)
+        self._drop_roll(f"run {event.run} took over")
         world, old = self._world, self._world.records
         if self._scheduler is not None and self.outcome is Outcome.RUNNING:
             self._emit_finished(world.run, Outcome.SUPERSEDED, f"run {event.run} took over")
         self._runs.add(event.run)
         world.run, world.ended, self._ending, self._stopping = event.run, False, None, False
         self.outcome, self.reason, self.started_at = Outcome.RUNNING, "", world.now
-        world.records = {}
-        for name, definition in plan.services.items():
-            record = ServiceRecord(definition=definition, quorum=plan.quorum[name], retry=plan.retry[name], job=name in plan.jobs)
-            record.since = record.booked_to = world.now
-            if name in plan.skipped:
-                record.state, record.reason = ServiceState.SKIPPED, "this run leaves out what is optional"
-            world.records[name] = record
+        world.records = {name: self._new_record(plan, name) for name in plan.services}
         before = self._scheduler.plan.dependents if self._scheduler else {}
         for kind in ("gate", "stage", "optional", "stop"):
             world.timers.cancel_kind(kind)
-        self._scheduler = Scheduler(world, plan, launch=self._roster.launch, changed=self._service_changed)
+        self._scheduler = Scheduler(world, plan, launch=self._attempts.launch, changed=self._service_changed)
         for name, record in old.items():
             if name in plan.rank:
                 self._adopt(record, world.records[name])
@@ -196,6 +209,15 @@ class Engine:
         for name in self._teardown.first():
             self._stop(world.records[name], "the new run has no place for it")
 
+    def _new_record(self, plan: Plan, name: str) -> ServiceRecord:
+        record = ServiceRecord(
+            definition=plan.services[name], quorum=plan.quorum[name], retry=plan.retry[name], job=name in plan.jobs
+        )
+        record.since = record.booked_to = self.now
+        if name in plan.skipped:
+            record.state, record.reason = ServiceState.SKIPPED, "this run leaves out what is optional"
+        return record
+
     def _adopt(self, old: ServiceRecord, new: ServiceRecord) -> None:
         """Takes over what an earlier run left of a service: what is up stays up, what is starting goes on."""
         assert self._scheduler is not None
@@ -206,7 +228,7 @@ class Engine:
             if place.phase is Phase.STARTING and not changed:
                 self._world.timers.set(("attempt", new.name, place.id), self._world.now + new.definition.timeout)
             elif place.phase not in (Phase.UP, Phase.DONE):
-                self._roster.forget(new, place)
+                self._attempts.forget(new, place)
                 if place.id == REST:
                     del new.instances[REST]
                 else:
@@ -220,6 +242,7 @@ class Engine:
     def _cancel_requested(self, event: CancelRequested) -> None:
         if self._scheduler is None or self._stopping:
             return
+        self._drop_roll(event.reason)
         if self.outcome is Outcome.RUNNING and self._ending is None:
             self._ending = (Outcome.CANCELLED, event.reason)
         self._withdraw(event.reason)
@@ -234,7 +257,7 @@ class Engine:
                 continue
             for place in list(record.instances.values()):
                 if place.phase in (Phase.PAUSING, Phase.DUE):
-                    self._roster.forget(record, place)
+                    self._attempts.forget(record, place)
                     place.phase = Phase.FAILED
             if record.state in (ServiceState.WAITING, ServiceState.QUEUED, ServiceState.RETRYING):
                 self._scheduler.set(record, ServiceState.WITHDRAWN, reason)
@@ -247,6 +270,7 @@ class Engine:
         if self._scheduler is None or self._stopping:
             return
         self._stopping = self._world.ended = True
+        self._drop_roll(event.reason)
         plan = self._scheduler.plan
         if self.outcome is Outcome.RUNNING:
             self._ending = (Outcome.CANCELLED, event.reason)
@@ -262,7 +286,40 @@ class Engine:
         assert self._scheduler is not None
         if record.state is not ServiceState.STOPPING:
             self._scheduler.set(record, ServiceState.STOPPING, reason)
-            self._roster.stop(record)
+            self._attempts.stop(record)
+
+    # ------------------------------------------------------------ rolling restarts
+
+    def check_roll(self, event: RollRequested) -> None:
+        """Whether a rolling restart may begin now.
+
+        Raises:
+            ConfigurationError: it can't keep its promises, or another one is under way.
+            LookupError: there was no run yet.
+        """
+        if self.roll is not None and not self.roll.state.over:
+            raise ConfigurationError(f"rolling restart {self.roll.request.roll} is under way; wait for it or abort it")
+        check_roll(event, self.scheduler.plan, self.services)
+
+    def _roll_requested(self, event: RollRequested) -> None:
+        self.check_roll(event)
+        self.roll = RollingRestart(self._world, self._attempts, self.scheduler.plan, event)
+
+    def _roll_paused(self, event: RollPaused) -> None:
+        if self.roll is not None:
+            self.roll.pause()
+
+    def _roll_resumed(self, event: RollResumed) -> None:
+        if self.roll is not None:
+            self.roll.resume()
+
+    def _roll_aborted(self, event: RollAborted) -> None:
+        if self.roll is not None:
+            self.roll.abort(revert=event.revert)
+
+    def _drop_roll(self, reason: str) -> None:
+        if self.roll is not None:
+            self.roll.drop(reason)
 
     # ------------------------------------------------------------ what the parts report
 
@@ -276,7 +333,7 @@ class Engine:
         assert self._scheduler is not None
         self._world.timers.cancel(("stop", record.name, ""))
         for place in list(record.instances.values()):
-            self._roster.forget(record, place)
+            self._attempts.forget(record, place)
             place.phase = Phase.STOPPED
         record.instances.pop(REST, None)
         self._scheduler.set(record, ServiceState.STOPPED, reason)
@@ -313,7 +370,9 @@ class Engine:
             return
         world.timers.shift(gap)
         for record in list(world.records.values()):
-            self._roster.ask_again(record)
+            self._attempts.ask_again(record)
+        if self.roll is not None:
+            self.roll.repeat()
 
     def _timer_due(self, event: TimerDue) -> None:
         self._armed = None
@@ -330,9 +389,8 @@ class Engine:
                 self._is_stopped(
                     world.records[name], f"it did not say that it stopped in {world.records[name].definition.stop_timeout:g} s"
                 )
-            elif (place := world.records[name].instances.get(instance)) is not None:
-                due = {"attempt": self._roster.attempt_due, "retry": self._roster.retry_due, "expiry": self._roster.expiry_due}
-                due[kind](world.records[name], place)
+            elif kind != "roll" and (place := world.records[name].instances.get(instance)) is not None:
+                self._attempts.due(kind, world.records[name], place)
             scheduler.settle()
 
     # ------------------------------------------------------------ the end
@@ -351,34 +409,12 @@ class Engine:
         self._emit_finished(self.run, outcome, reason)
 
     def _judge(self) -> tuple[Outcome, str]:
-        scheduler = self.scheduler
         if self._stopping:
             return (Outcome.STOPPED, "everything is stopped") if self._teardown.finished else (Outcome.RUNNING, "")
         if self._ending is not None:
             stopping = any(record.state is ServiceState.STOPPING for record in self.services.values())
             return (Outcome.RUNNING, "") if stopping else self._ending
-        if scheduler.unsettled or any(gate.state is GateState.CHECKING for gate in scheduler.gates):
-            return Outcome.RUNNING, ""
-        late = self.outcome is not Outcome.RUNNING
-        if late and any(self.services[name].state not in SETTLED for name in scheduler.plan.rank):
-            # What the run left behind is still under way: wait for it before saying how things are now.
-            return Outcome.RUNNING, ""
-        down: list[str] = []
-        lesser: list[str] = []
-        for name in scheduler.plan.rank:
-            record = self.services[name]
-            if record.state not in UP:
-                (down if record.definition.critical else lesser).append(name)
-            elif record.missing or record.count(Phase.FAILED):
-                lesser.append(name)
-        if down:
-            return Outcome.FAILED, f"critical services are not up: {', '.join(sorted(down))}"
-        skipped = [gate.stage.name for gate in scheduler.gates if gate.state is not GateState.OPEN]
-        if lesser or skipped:
-            parts = [f"not whole: {', '.join(sorted(lesser))}"] if lesser else []
-            parts += [f"gates not open: {', '.join(skipped)}"] if skipped else []
-            return Outcome.DEGRADED, "; ".join(parts)
-        return Outcome.SUCCEEDED, "every service is ready"
+        return verdict(self.scheduler, self.services, late=self.outcome is not Outcome.RUNNING)
 
     def _emit_finished(self, run: str, outcome: Outcome, reason: str) -> None:
         self._world.out.append(Progress(subject=Subject.RUN, name=run, state=outcome, reason=reason, at=self.now))

@@ -60,6 +60,50 @@ class ShutdownRequested:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RollRequested:
+    """Replace the instances of services one after the other, in dependency order, without an interruption.
+
+    Attributes:
+        roll: the id of this rolling restart.
+        services: which; each has to be up.
+        version: the configuration and command to run from now on; empty only starts everything again.
+        previous: what to go back to.
+        surge: start one instance more before the first is stopped, so that there are never fewer than before. It is removed
+            in the end.
+        min_available: instances of each service that stay ready all the time; None is all of them with ``surge`` and all
+            but one without.
+        stable_for: seconds that a new instance must be ready without a break before the next one goes.
+        revert: when a new instance fails, go back to ``previous`` everywhere; otherwise stay where it is.
+    """
+
+    roll: str
+    services: tuple[str, ...]
+    version: str = ""
+    previous: str = ""
+    surge: bool = False
+    min_available: int | None = None
+    stable_for: float = 10.0
+    revert: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollPaused:
+    """Finish the step under way and begin no other."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollResumed:
+    """Go on after a pause."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollAborted:
+    """Finish the step under way, then go back to the previous version, or with ``revert`` False leave things as they are."""
+
+    revert: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LeadershipTaken:
     """This engine leads from now on, after a replay or at first.
 
@@ -204,6 +248,10 @@ Event = (
     RunRequested
     | CancelRequested
     | ShutdownRequested
+    | RollRequested
+    | RollPaused
+    | RollResumed
+    | RollAborted
     | LeadershipTaken
     | TimerDue
     | InstanceJoined
@@ -234,6 +282,7 @@ class Command:
         attempt: grows with each START of an instance, from 1.
         timeout: seconds in which it is to be done; afterwards the engine goes on without it. A STOP must have been
             enforced by then.
+        version: of a START: the name of the configuration and command to run; empty means the one it had last.
     """
 
     kind: CommandKind
@@ -243,6 +292,7 @@ class Command:
     instance: str | None = None
     attempt: int = 0
     timeout: float
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,6 +306,7 @@ class Subject(enum.StrEnum):
     SERVICE = "service"
     GATE = "gate"
     RUN = "run"
+    ROLL = "roll"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,8 +314,8 @@ class Progress:
     """Something that a user sees has changed.
 
     Attributes:
-        subject, name: which service, stage or run.
-        state: a value of ``ServiceState``, ``GateState`` or ``Outcome``.
+        subject, name: which service, stage, run or rolling restart.
+        state: a value of ``ServiceState``, ``GateState``, ``Outcome`` or ``RollState``.
         reason: why, in one line.
         at: when.
     """
@@ -309,4 +360,40 @@ class RunFinished:
     at: float
 
 
-Action = Command | SetTimer | Progress | RunFinished
+class RollState(enum.StrEnum):
+    """Where a rolling restart is.
+
+    FAILED: a new instance failed and going back was not wanted or failed too. ABORTED: ended by request, left as it was.
+    """
+
+    RUNNING = "running"
+    PAUSED = "paused"
+    REVERTING = "reverting"
+    DONE = "done"
+    REVERTED = "reverted"
+    FAILED = "failed"
+    ABORTED = "aborted"
+
+    @property
+    def over(self) -> bool:
+        return self in (RollState.DONE, RollState.REVERTED, RollState.FAILED, RollState.ABORTED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RollFinished:
+    """A rolling restart is over.
+
+    Attributes:
+        state: DONE, REVERTED, FAILED or ABORTED.
+        reason: of all but DONE: what went wrong, or who ended it.
+        replaced: the instances that run the new version now.
+    """
+
+    roll: str
+    state: RollState
+    reason: str
+    replaced: tuple[str, ...]
+    at: float
+
+
+Action = Command | SetTimer | Progress | RunFinished | RollFinished

@@ -46,7 +46,7 @@ class Gate:
         state: by the last ``judge``.
         entered_at: when the gates before it were open for the first time.
         opened_at: when it became passable the last time.
-        changed_by: what its last change came from.
+        changes: when its state changed, what that came from, and which service was the last to be met by then.
         timed_out: the stage's time is over.
         required_at: since when everything required has been met without a break.
         unmet: required services that are missing, and how each stands.
@@ -60,7 +60,7 @@ class Gate:
     state: GateState = GateState.WAITING
     entered_at: float | None = None
     opened_at: float | None = None
-    changed_by: Trigger | None = None
+    changes: list[tuple[Trigger, str]] = field(default_factory=list)
     timed_out: bool = False
     required_at: float | None = None
     standings: dict[str, Standing] = field(default_factory=dict)

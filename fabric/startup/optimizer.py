@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fabric.errors import ConfigurationError
-from fabric.startup.contention import Contention, learn, mean_by_service, works
+from fabric.startup.advice import WORTH, Advice, CostlyEdge, Estimate, Proposal, SpeedUp
+from fabric.startup.contention import learn, mean_by_service, works
 from fabric.startup.definition import Dependency, Edge, ServiceDefinition
 from fabric.startup.events import RunRequested
 from fabric.startup.graph import ServiceDependencyGraph
@@ -25,118 +26,10 @@ _SAMPLES = 24
 """Samples that are simulated at least; every run is one, the others mix them."""
 _FEW = 8
 """Samples for what is only reported and not advised."""
-_LEAST = 0.005
-"""A proposal that saves less than this part of the run is not worth the change."""
 _TOLERATED = 0.01
 """A proposal that makes any sampled run longer by more than this part is dropped."""
 _LOOKED_AT = 12
 """Services and edges tried for what they cost; those with the longest times come first."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """The makespan before and after, in seconds, simulated over the observed durations.
-
-    Attributes:
-        before, after: the means.
-        low, high: the 5th and the 95th percentile of what is saved.
-    """
-
-    before: float
-    after: float
-    low: float
-    high: float
-
-    @property
-    def gain(self) -> float:
-        """Seconds saved, in the mean."""
-        return self.before - self.after
-
-    @property
-    def share(self) -> float:
-        """The part of the run that is saved."""
-        return self.gain / self.before if self.before else 0.0
-
-    def __str__(self) -> str:
-        return f"{self.before:.1f} s -> {self.after:.1f} s, saves {self.gain:.1f} s ({self.low:.1f} to {self.high:.1f})"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Proposal:
-    """A change that was simulated and is part of the advice.
-
-    Attributes:
-        kind: ``barrier`` (services go before a gate that no dependency asks them to wait for) or ``slots``.
-        subject: the stage whose gate it is, or the number of slots (``unlimited`` for none).
-        services: those that move.
-        text: the change in one sentence, with what it gives up.
-        estimate: what it alone saves.
-    """
-
-    kind: str
-    subject: str
-    services: tuple[str, ...]
-    text: str
-    estimate: Estimate
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CostlyEdge:
-    """An edge that makes the run longer. Whether it is needed only its owner knows, so it is asked, not changed."""
-
-    dependent: str
-    dependency: str
-    estimate: Estimate
-    source: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpeedUp:
-    """What a faster service would buy.
-
-    Attributes:
-        seconds: its mean own time.
-        gain: seconds that the advised run would be shorter if the service took no time at all.
-        slack: seconds by which it may take longer, at least, in the observed runs.
-    """
-
-    name: str
-    seconds: float
-    gain: float
-    slack: float
-
-    def __str__(self) -> str:
-        if self.gain < _LEAST * self.seconds:
-            return f"{self.seconds:.1f} s off {self.name} buys nothing: {self.slack:.1f} s of slack"
-        return f"{self.name} takes {self.seconds:.1f} s, and up to {self.gain:.1f} s of it can be saved"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Advice:
-    """What to change.
-
-    Attributes:
-        optimized_stages: the stages to use; those that were in use if nothing is better.
-        slots: the limit to use; None is no limit.
-        proposals: what was changed, in the order of what it saves.
-        costly_edges: edges to think about.
-        speed_ups: services worth speeding up, and long ones that are not.
-        estimate: everything together.
-        contention: how much starts slow each other down, as learned.
-        model_error: by which part the simulation of the runs as they were differs from what they took; large errors mean
-            that the estimates are to be trusted less.
-        notes: what would make the advice better.
-    """
-
-    optimized_stages: tuple[StartupStage, ...]
-    slots: int | None
-    proposals: tuple[Proposal, ...]
-    costly_edges: tuple[CostlyEdge, ...]
-    speed_ups: tuple[SpeedUp, ...]
-    estimate: Estimate
-    contention: Contention
-    model_error: float
-    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -364,7 +257,7 @@ def _is_better(before: Sequence[float], after: Sequence[float]) -> bool:
         return False
     if any(new > old * (1 + _TOLERATED) for old, new in zip(before, after, strict=True)):
         return False
-    return statistics.fmean(after) < statistics.fmean(before) * (1 - _LEAST)
+    return statistics.fmean(after) < statistics.fmean(before) * (1 - WORTH)
 
 
 def _lift(

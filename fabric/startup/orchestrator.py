@@ -7,12 +7,15 @@ import dataclasses
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
+from typing import Any
 
 from fabric.clock import Clock, SystemClock
-from fabric.errors import FabricError, StartupError
+from fabric.errors import ConfigurationError, FabricError, StartupError
+from fabric.startup.advice import Advice
 from fabric.startup.definition import ServiceDefinition
 from fabric.startup.engine import Engine
 from fabric.startup.events import (
+    Action,
     CancelRequested,
     Command,
     CommandLost,
@@ -20,6 +23,11 @@ from fabric.startup.events import (
     LeadershipTaken,
     Outcome,
     Progress,
+    RollAborted,
+    RollFinished,
+    RollPaused,
+    RollRequested,
+    RollResumed,
     RunFinished,
     RunRequested,
     SetTimer,
@@ -29,7 +37,7 @@ from fabric.startup.events import (
 from fabric.startup.explain import Explanation, explain
 from fabric.startup.graph import ServiceDependencyGraph
 from fabric.startup.measure import profile_of
-from fabric.startup.optimizer import Advice, optimize_startup
+from fabric.startup.optimizer import optimize_startup
 from fabric.startup.participants import Journal, Participants
 from fabric.startup.plan import make_plan
 from fabric.startup.profile import StartupProfile
@@ -81,6 +89,7 @@ class StartupOrchestrator:
         self._timer: asyncio.Task[None] | None = None
         self._unlisten: Callable[[], None] | None = None
         self._ends: dict[str, asyncio.Future[StartupProfile]] = {}
+        self._rolls: dict[str, asyncio.Future[RollFinished]] = {}
         self._down: asyncio.Future[None] | None = None
         self._closed = False
 
@@ -159,6 +168,62 @@ class StartupOrchestrator:
         """Ends the run: nothing more is started, what is starting is stopped, what is ready stays. Its startup returns."""
         if self._worker is not None:
             self._receive(CancelRequested(reason=reason))
+
+    async def rolling_restart(
+        self,
+        services: Sequence[str],
+        *,
+        version: str = "",
+        previous: str = "",
+        surge: bool = False,
+        min_available: int | None = None,
+        stable_for: float = 10.0,
+        revert: bool = True,
+        roll: str | None = None,
+    ) -> RollFinished:
+        """Replaces the instances of ``services`` one after the other, in dependency order; returns when that is over.
+
+        Args:
+            services, version, previous, surge, min_available, stable_for, revert: see ``RollRequested``.
+            roll: the id of this rolling restart; a new one otherwise.
+
+        Raises:
+            UnknownName: a service is not in the run.
+            ConfigurationError: it can't be done without an interruption, or another one is under way.
+            LookupError: there was no run yet.
+            StartupError: it was closed, or the journal failed.
+        """
+        request = RollRequested(
+            roll=roll or uuid.uuid4().hex[:12],
+            services=tuple(services),
+            version=version,
+            previous=previous,
+            surge=surge,
+            min_available=min_available,
+            stable_for=stable_for,
+            revert=revert,
+        )
+        self.engine.check_roll(request)
+        self._open()
+        over: asyncio.Future[RollFinished] = asyncio.get_running_loop().create_future()
+        self._rolls[request.roll] = over
+        self._receive(request)
+        try:
+            return await over
+        finally:
+            self._rolls.pop(request.roll, None)
+
+    def pause_roll(self) -> None:
+        """The rolling restart under way finishes its step and begins no other."""
+        self._receive(RollPaused())
+
+    def resume_roll(self) -> None:
+        """It goes on."""
+        self._receive(RollResumed())
+
+    def abort_roll(self, *, revert: bool = True) -> None:
+        """It finishes its step, and then goes back to the previous version or leaves things as they are."""
+        self._receive(RollAborted(revert=revert))
 
     def explain(self, name: str) -> Explanation:
         """Why the service is not up, or why it took that long.
@@ -244,7 +309,7 @@ class StartupOrchestrator:
         running = self.engine.plan is not None and self.engine.outcome is Outcome.RUNNING
         # A run that is superseded can be described only before the next one takes its place.
         before = profile_of(self.engine) if running and isinstance(event, RunRequested) else None
-        for action in self.engine.handle(event, now):
+        for action in self._decide(event, now):
             if isinstance(action, Command):
                 self._post(action)
             elif isinstance(action, SetTimer):
@@ -252,10 +317,28 @@ class StartupOrchestrator:
             elif isinstance(action, Progress):
                 if self._watch is not None:
                     self._watch(action)
+            elif isinstance(action, RollFinished):
+                roll = self._rolls.get(action.roll)
+                if roll is not None and not roll.done():
+                    roll.set_result(action)
             else:
                 self._ended(action, before)
         if isinstance(event, RunRequested):
             self._answer_repeat(event)
+
+    def _decide(self, event: Event, now: float) -> list[Action]:
+        try:
+            return self.engine.handle(event, now)
+        except ConfigurationError as error:
+            # It was possible when it was asked for, and is not any more.
+            refused: asyncio.Future[Any] | None = None
+            if isinstance(event, RollRequested):
+                refused = self._rolls.get(event.roll)
+            if isinstance(event, RunRequested):
+                refused = self._ends.get(event.run)
+            if refused is not None and not refused.done():
+                refused.set_exception(error)
+            return []
 
     def _answer_repeat(self, event: RunRequested) -> None:
         """A run that ended before is not run again; who asks for it gets what became of it."""
@@ -288,7 +371,8 @@ class StartupOrchestrator:
             end.set_result(profile)
 
     def _give_up(self, error: FabricError) -> None:
-        for end in self._ends.values():
+        waiting: list[asyncio.Future[Any]] = [*self._ends.values(), *self._rolls.values()]
+        for end in waiting:
             if not end.done():
                 end.set_exception(error)
         if self._down is not None and not self._down.done():

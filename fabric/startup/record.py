@@ -45,7 +45,10 @@ SETTLED = UP | DOWN
 
 
 class Phase(enum.StrEnum):
-    """Where an instance is. PRESENT: joined, not commanded; PAUSING before another attempt; DUE for it."""
+    """Where an instance is.
+
+    PRESENT: joined, not commanded; PAUSING before another attempt; DUE for it; HELD: down, in the hands of a rolling restart.
+    """
 
     PRESENT = "present"
     STARTING = "starting"
@@ -55,9 +58,10 @@ class Phase(enum.StrEnum):
     FAILED = "failed"
     DONE = "done"
     STOPPED = "stopped"
+    HELD = "held"
 
 
-COMING = frozenset({Phase.STARTING, Phase.UP, Phase.PAUSING, Phase.DUE})
+COMING = frozenset({Phase.STARTING, Phase.UP, Phase.PAUSING, Phase.DUE, Phase.HELD})
 
 
 class Cause(enum.StrEnum):
@@ -114,6 +118,7 @@ class Instance:
     buried: int = -1
     gone: bool = False
     accepted: bool = False
+    held: bool = False
     weight: int = 1
     status: HealthStatus = HealthStatus.UNKNOWN
     said: str = ""

@@ -23,7 +23,9 @@ from fabric.startup.record import (
     ServiceState,
     Trigger,
 )
-from fabric.startup.roster import World
+from fabric.startup.world import World
+
+_KEPT_CHANGES = 50
 
 
 class Scheduler:
@@ -136,7 +138,7 @@ class Scheduler:
         if record.reachable() < record.quorum:
             return ServiceState.FAILED, record.failures[-1].reason if record.failures else "too few instances are left"
         active = record.count(Phase.STARTING, Phase.UP)
-        if state in (ServiceState.READY, ServiceState.UNREADY) and active:
+        if state in (ServiceState.READY, ServiceState.UNREADY) and (active or record.count(Phase.HELD)):
             said = next((place.said for place in record.instances.values() if place.said), "too few instances are ready")
             return ServiceState.UNREADY, said
         if active and state in (ServiceState.RETRYING, ServiceState.FAILED) and not ended:
@@ -281,7 +283,8 @@ class Scheduler:
         world.timers.set(("gate", gate.stage.name, ""), gate.recheck_at)
         if state is gate.state:
             return
-        gate.state, gate.changed_by = state, because
+        gate.state = state
+        gate.changes = [*gate.changes[1 - _KEPT_CHANGES :], (because, gate.met_last)]
         if state.passable:
             gate.opened_at = world.now
             if not gate.stage.skip_on_timeout:
@@ -326,7 +329,7 @@ class Scheduler:
         else:
             left = []
         for name in left:
-            self.last_change = Trigger("gate", stage.name, world.now)
+            self.last_change = Trigger("stage", stage.name, world.now)
             self._leave(world.records[name], f"stage {stage.name} ended after {stage.timeout:g} s")
         self.judge(index, Trigger("timer", stage.name, world.now))
 

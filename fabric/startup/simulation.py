@@ -94,6 +94,7 @@ class Simulation:
         self._commanded: dict[str, int] = {}
         self._attempts: dict[str, int] = {}
         self._up: set[str] = set()
+        self._epoch: dict[str, int] = {}
 
     def run(self, request: RunRequested, *, until: float = math.inf) -> RunFinished | None:
         """Requests a run and goes on until it has finished.
@@ -180,7 +181,7 @@ class Simulation:
             reason=reason,
             incarnation=self._incarnation.get(instance, 0),
             sequence=self._number(instance) if number is None else number,
-            epoch=self.engine.epoch if epoch is None else epoch,
+            epoch=self._epoch.get(instance, self.engine.epoch) if epoch is None else epoch,
             expires_at=self.now + lasts,
         )
 
@@ -205,12 +206,13 @@ class Simulation:
     def obey(self, command: Command) -> None:
         """What the instances make of a command."""
         for instance in self._targets(command):
+            self._epoch[instance] = max(command.epoch, self._epoch.get(instance, 0))
             if command.kind is CommandKind.START:
                 self._start(command, instance)
             elif command.kind is CommandKind.STOP:
                 self._stop(command, instance)
             elif instance in self._up:
-                self.later(0.0, self.vote(command.service, instance, epoch=command.epoch))
+                self.later(0.0, self.vote(command.service, instance))
 
     def _targets(self, command: Command) -> Iterable[str]:
         if command.instance is not None:
@@ -226,7 +228,10 @@ class Simulation:
 
     def _start(self, command: Command, instance: str) -> None:
         service = command.service
-        if instance in self._up or self._attempts.get(instance) == command.attempt:
+        if instance in self._up:
+            self.later(0.0, self.vote(service, instance))
+            return
+        if self._attempts.get(instance) == command.attempt:
             return
         self._attempts[instance] = command.attempt
         self._tries[instance] = tried = self._tries.get(instance, 0) + 1
@@ -240,14 +245,12 @@ class Simulation:
                 "attempt": command.attempt,
                 "incarnation": self._incarnation.get(instance, 0),
                 "sequence": self._number(instance),
-                "epoch": command.epoch,
+                "epoch": self._epoch[instance],
             }
 
         def up() -> Event:
             self._up.add(instance)
-            return self.vote(
-                service, instance, HealthStatus.YES if does.ready else HealthStatus.NO, does.says, epoch=command.epoch
-            )
+            return self.vote(service, instance, HealthStatus.YES if does.ready else HealthStatus.NO, does.says)
 
         if does.silent:
             return
@@ -281,7 +284,7 @@ class Simulation:
                 attempt=command.attempt,
                 incarnation=self._incarnation.get(instance, 0),
                 sequence=self._number(instance),
-                epoch=command.epoch,
+                epoch=self._epoch[instance],
             ),
         )
 

@@ -48,6 +48,7 @@ def test_default_fleet_is_whole() -> None:
 
 
 @given(PAIRS)
+@settings(deadline=None)
 def test_order_puts_dependencies_first(pairs: set[tuple[int, int]]) -> None:
     """The order and the groups are right for every graph without cycles, and a graph with cycles is refused."""
     fleet = fleet_of(pairs)
@@ -68,7 +69,7 @@ def test_order_puts_dependencies_first(pairs: set[tuple[int, int]]) -> None:
 
 
 @given(PAIRS)
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_every_cycle_is_found_and_the_fewest_edges_break_them(pairs: set[tuple[int, int]]) -> None:
     """The cycles are those that networkx finds; removing the proposed edges leaves none, and no smaller set does."""
     whole: nx.DiGraph[int] = nx.DiGraph(list(pairs))
