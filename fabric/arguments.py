@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, create_model
+from pydantic.fields import FieldInfo
 from typing_extensions import is_typeddict
 
 from fabric.errors import ConfigurationError
@@ -78,6 +79,10 @@ class Arguments:
                 raise ConfigurationError(f"{where}: *args, **kwargs and positional-only parameters can't be called over the bus")
             if parameter.name not in hints:
                 raise ConfigurationError(f"{where}: parameter {parameter.name!r} needs a type hint")
+            if isinstance(parameter.default, FieldInfo):
+                raise ConfigurationError(
+                    f"{where}: parameter {parameter.name!r} has a Field as its default; write Annotated[..., Field(...)] = default"
+                )
             check_kind(f"{where}: parameter {parameter.name!r}", hints[parameter.name])
         if event and len(parameters) != 1:
             raise ConfigurationError(f"{where}: an event or broadcast handler takes exactly one parameter")
