@@ -258,6 +258,13 @@ class TestHints:
 
         assert Arguments.of(method).read({"what": [{"note": "n"}]})["what"][0].note == "n"
 
+    def test_a_field_as_default(self) -> None:
+        """A handler called as plain Python would get the Field itself; the error shows the spelling that works for both."""
+
+        async def method(self: object, limit: int = Field(5, gt=0)) -> None: ...
+
+        assert "write Annotated[..., Field(...)] = default" in self.refused(method)
+
     def test_no_self(self) -> None:
         """A function without self is no method."""
         assert "self" in self.refused(no_self)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import pickle
-import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,8 +16,6 @@ from fabric.errors import ConfigurationError
 from fabric.routing.instance import Instance
 from fabric.transports.topology import Topology
 from tests.unit.routing.instances import instance
-
-PAGE = (Path(__file__).parents[2] / "docs/configuration.md").read_text()
 
 
 @pytest.fixture(autouse=True)
@@ -38,17 +34,6 @@ def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.broker_url is not None
     assert settings.broker_url.get_secret_value() == "amqp://user:secret@broker/"
     assert (settings.namespace, settings.call_timeout, settings.lost_after) == ("shop", 2.5, 7)
-
-
-def test_the_defaults_are_the_documented_ones() -> None:
-    """docs/configuration.md has a row for every setting, with the default that the code has."""
-    rows = dict(re.findall(r"^\| `FABRIC_(\w+)` \| (\S+)", PAGE, re.M))
-    settings = Settings()
-    for name in Settings.model_fields:
-        assert name.upper() in rows, f"docs/configuration.md does not name FABRIC_{name.upper()}"
-        value = getattr(settings, name)
-        if isinstance(value, (int, float)):
-            assert float(rows[name.upper()].strip("`")) == value, name
 
 
 def test_the_url_is_a_secret() -> None:
