@@ -81,7 +81,7 @@ class Arguments:
                 raise ConfigurationError(f"{where}: parameter {parameter.name!r} needs a type hint")
             if isinstance(parameter.default, FieldInfo):
                 raise ConfigurationError(
-                    f"{where}: parameter {parameter.name!r} has a Field as its default; write Annotated[..., Field(...)] = default"
+                    f"{where}: parameter {parameter.name!r} has a Field as default; write Annotated[..., Field(...)] = default"
                 )
             check_kind(f"{where}: parameter {parameter.name!r}", hints[parameter.name])
         if event and len(parameters) != 1:
