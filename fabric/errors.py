@@ -181,7 +181,7 @@ class TransportClosed(TransportError):
 class TopologyConflict(TransportError):
     """The broker has ``name`` with other properties, which can't be changed in place."""
 
-    advice = "drain and delete the old one, or give the new one another name"
+    advice = "drain and delete the old one, or give the new one another name; fabric doctor shows what is there"
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"{name!r} is on the broker with other properties: {reason}")
@@ -244,7 +244,7 @@ class CallNotSent(CallError):
 
     executed = False
     summary = "not sent"
-    advice = "it may be called again without harm; is the broker reachable, and free of a memory or disk alarm?"
+    advice = "it may be called again without harm; fabric doctor examines the broker"
 
 
 class ExpiredInQueue(CallError):
