@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import random
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from fabric.clock import Clock
 from fabric.config import Settings
-from fabric.context import current_call
-from fabric.errors import CallError, CallNotSent, NoInstance
+from fabric.context import CallContext, current_call
+from fabric.errors import CallError, CallNotSent, CircuitOpen, NoInstance
 from fabric.pending import PendingRequests
 from fabric.presence import Presence
-from fabric.routing.balancing import strategy
 from fabric.routing.instance import Instance, InstanceState
-from fabric.routing.outcomes import Facts
+from fabric.routing.outcomes import Facts, speaks_well
 from fabric.routing.registry import Endpoint, ServiceRegistry
-from fabric.routing.retry import RetryBudget, RetryPolicy, goes_elsewhere
+from fabric.routing.retry import goes_elsewhere
 from fabric.routing.route import Route
+from fabric.routing.traffic import Traffic
 from fabric.wire.message import Priority
 
 LONGEST = 86_400.0
 """Seconds that a call may take at most, whatever is asked for: every call ends."""
+
+
+class Question(NamedTuple):
+    """What is asked, the same in each attempt."""
+
+    method: str
+    payload: Any
+    priority: Priority
+    headers: dict[str, Any] | None
 
 
 class Caller:
@@ -32,42 +42,15 @@ class Caller:
         pending: PendingRequests,
         registry: ServiceRegistry,
         presence: Presence,
+        traffic: Traffic,
         settings: Settings,
         *,
         clock: Clock,
-        retry: RetryPolicy,
-        balancing: str,
         chance: random.Random,
     ) -> None:
-        self._pending, self._registry, self._presence = pending, registry, presence
+        self._pending, self._registry, self._presence, self._traffic = pending, registry, presence, traffic
         self._settings, self._clock, self._chance = settings, clock, chance
-        self._retry, self._balancing = retry, balancing
-        self._services: dict[str, Route] = {}
-        self._capabilities: dict[str, Route] = {}
         self._closing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        strategy(balancing)  # an unknown one is refused here, not at the first call
-
-    def to_service(self, name: str) -> Route:
-        """The route to a service; one for as long as this caller lives."""
-        route = self._services.get(name)
-        if route is None:
-            route = self._services[name] = self._route(name, None)
-        return route
-
-    def to_capability(self, name: str) -> Route:
-        route = self._capabilities.get(name)
-        if route is None:
-            route = self._capabilities[name] = self._route(None, name)
-        return route
-
-    def _route(self, service: str | None, capability: str | None) -> Route:
-        return Route(
-            service,
-            capability,
-            registry=self._registry,
-            strategy=strategy(self._balancing),
-            budget=RetryBudget(self._retry),
-        )
 
     async def call(
         self,
@@ -76,6 +59,7 @@ class Caller:
         payload: Any,
         *,
         instance: str | None = None,
+        key: str | None = None,
         timeout: float | None = None,
         priority: Priority = Priority.NORMAL,
         idempotent: bool | None = None,
@@ -91,7 +75,9 @@ class Caller:
         """
         now = asyncio.get_running_loop().time
         started = now()
-        facts = Facts(route.label, method, started, started + self._limit(route, method, timeout, started))
+        outer = current_call()
+        facts = Facts(route.label, method, started, started + self._limit(route, method, timeout, started, outer))
+        question = Question(method, payload, priority, headers)
         route.budget.deposit()
         tried: set[str] = set()
         while True:
@@ -102,15 +88,21 @@ class Caller:
                 if instance is not None:
                     endpoint = self._one(route, instance)
                 else:
-                    endpoint = route.choose(tried) or await self._find(route, facts)
+                    endpoint = route.choose(tried, key, self._clock.monotonic()) or await self._find(route, key, facts)
                 facts.instance = endpoint.id
-                return await self._pending.ask(endpoint, method, payload, facts, priority, headers)
+                if route.policy.hedge_after is not None and instance is None and _may_repeat(endpoint, method, idempotent):
+                    return await self._hedged(route, route.policy.hedge_after, endpoint, question, facts)
+                return await self._attempt(route, endpoint, question, facts)
             except CallError as error:
                 if endpoint is None or self._closing.done():
                     raise
-                if idempotent is None:
-                    idempotent = endpoint.instance.methods.get(method, {}).get("idempotent") is True
-                pause = self._pause(error, route, idempotent=idempotent, pinned=instance is not None)
+                pause = self._pause(
+                    error,
+                    route,
+                    idempotent=_may_repeat(endpoint, method, idempotent),
+                    pinned=instance is not None,
+                    repeats=outer is not None and outer.attempt > 1,
+                )
                 if pause is None or now() + pause >= facts.deadline:
                     raise
                 tried.add(endpoint.id)
@@ -118,21 +110,83 @@ class Caller:
                     await asyncio.wait((self._closing,), timeout=pause)
                 facts.attempt += 1
 
-    def _pause(self, error: CallError, route: Route, *, idempotent: bool, pinned: bool) -> float | None:
-        """Seconds before another attempt; None when there is to be none."""
-        if not self._retry.allows(error, idempotent=idempotent) or (pinned and isinstance(error, NoInstance)):
-            return None
-        if not goes_elsewhere(error) and not route.budget.withdraw():
-            return None
-        return self._retry.pause(error, self._chance)
+    async def _attempt(self, route: Route, endpoint: Endpoint, question: Question, facts: Facts) -> Any:
+        """Ask one instance, if its breaker and that of the route allow, and let them know how it ended."""
+        monotonic, ejections = self._clock.monotonic, self._traffic.ejections
+        began = monotonic()
+        breaker = route.breaker
+        gate = 0
+        if breaker is not None and not (gate := breaker.acquire(began)):
+            facts.instance = None
+            why = "isolated by hand" if breaker.isolated else "it failed too often lately"
+            raise CircuitOpen(why, retry_after=breaker.retry_after(began), **facts.at(asyncio.get_running_loop().time()))
+        permit = ejections.acquire(endpoint, began)
+        ok: bool | None = None
+        try:
+            answer = await self._pending.ask(
+                endpoint, question.method, question.payload, facts, question.priority, question.headers
+            )
+            ok = True
+            return answer
+        except CallError as error:
+            ok = speaks_well(error)
+            raise
+        finally:
+            ended = monotonic()
+            ejections.settle(endpoint, permit, ended, ok=ok, seconds=ended - began)
+            if breaker is not None:
+                breaker.settle(gate, ended, ok=ok, seconds=ended - began)
 
-    def _limit(self, route: Route, method: str, timeout: float | None, started: float) -> float:
-        """Seconds for the whole call: what the caller says, else the method, else the default; never past the deadline of
-        the call that this one is part of."""
+    async def _hedged(self, route: Route, after: float, endpoint: Endpoint, question: Question, facts: Facts) -> Any:
+        """Ask a second instance when the first takes long. The first answer counts, and whoever is slower is cancelled.
+
+        Raises:
+            CallError: none of them answered; how the first one ended.
+        """
+        loop = asyncio.get_running_loop()
+        asked = [loop.create_task(self._attempt(route, endpoint, question, facts), name=f"hedged {facts.method}")]
+        try:
+            await asyncio.wait(asked, timeout=after)
+            if not asked[0].done():
+                other = route.choose({endpoint.id}, None, self._clock.monotonic())
+                if other is not None and other is not endpoint and route.budget.withdraw():
+                    second = replace(facts, attempt=facts.attempt + 1, instance=other.id)
+                    asked.append(loop.create_task(self._attempt(route, other, question, second), name=f"hedge {facts.method}"))
+            left = set(asked)
+            while left:
+                done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    if task.exception() is None:
+                        return task.result()
+            return asked[0].result()
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+
+    def _pause(self, error: CallError, route: Route, *, idempotent: bool, pinned: bool, repeats: bool) -> float | None:
+        """Seconds before another attempt; None when there is to be none.
+
+        Args:
+            repeats: the call that this one is part of is itself another attempt: whoever made that one decides about more,
+                or each layer would multiply the attempts of the one above.
+        """
+        retry = route.policy.retry
+        if not retry.allows(error, idempotent=idempotent) or (pinned and isinstance(error, NoInstance)):
+            return None
+        if not goes_elsewhere(error) and (repeats or not route.budget.withdraw()):
+            return None
+        return retry.pause(error, self._chance)
+
+    def _limit(self, route: Route, method: str, timeout: float | None, started: float, outer: CallContext | None) -> float:
+        """Seconds for the whole call: what the caller says, else the method, else the policy, else the settings; never past
+        the deadline of the call that this one is part of."""
         if timeout is None:
             declared = route.option(method, "timeout")
-            timeout = declared if isinstance(declared, (int, float)) and declared > 0 else self._settings.call_timeout
-        outer = current_call()
+            if isinstance(declared, (int, float)) and declared > 0:
+                timeout = declared
+            else:
+                timeout = route.policy.timeout or self._settings.call_timeout
         if outer is not None and outer.deadline is not None:
             timeout = min(timeout, outer.deadline - self._clock.time())
         timeout = min(timeout, LONGEST)
@@ -149,20 +203,25 @@ class Caller:
         unheard = Instance(service=str(route.service), id=instance, incarnation=0, state=InstanceState.RUNNING)
         return Endpoint(unheard, self._clock.monotonic())
 
-    async def _find(self, route: Route, facts: Facts) -> Endpoint:
+    async def _find(self, route: Route, key: str | None, facts: Facts) -> Endpoint:
         now = asyncio.get_running_loop().time
         reason = await self._presence.find(
             route.service, route.capability, lambda: bool(route.candidates()), deadline=facts.deadline
         )
-        endpoint = None if self._closing.done() else route.choose(frozenset())
+        endpoint = None if self._closing.done() else route.choose(frozenset(), key, self._clock.monotonic())
         if endpoint is not None:
             return endpoint
         facts.instance = None
         kind = CallNotSent if self._closing.done() or now() >= facts.deadline else NoInstance
-        raise kind(reason, **facts.at(now()))
+        raise kind(route.describe_others() or reason, **facts.at(now()))
 
     def close(self) -> None:
         """End every call under way, in a typed way, and refuse further ones."""
         if not self._closing.done():
             self._closing.set_result(None)
         self._pending.close("the hub was closed")
+
+
+def _may_repeat(endpoint: Endpoint, method: str, idempotent: bool | None) -> bool:
+    """Whether it may run twice: what the caller says, else what the method declares."""
+    return endpoint.instance.methods.get(method, {}).get("idempotent") is True if idempotent is None else idempotent

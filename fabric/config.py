@@ -33,6 +33,7 @@ class Settings(BaseSettings):
         drain_timeout: seconds that running handlers may take at shutdown.
         max_message_bytes: of one encoded message. RabbitMQ 4 refuses more than 16 MiB.
         max_batch_bytes: of messages that travel together. More amortises better and delays what comes behind.
+        policies: how calls to each service are treated, as JSON in the environment; see ``Policies.from_plain``.
 
     Raises:
         ConfigurationError: a value is wrong; it is named as in the environment, and not repeated.
@@ -53,6 +54,7 @@ class Settings(BaseSettings):
     drain_timeout: Seconds = Field(default=10.0, ge=0)
     max_message_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
     max_batch_bytes: int = Field(default=128 * 1024, ge=1024)
+    policies: dict[str, Any] | None = None
 
     @field_validator("namespace")
     @classmethod

@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from fabric.clock import Clock
 from fabric.config import Settings
-from fabric.context import CallContext, enter
+from fabric.context import CallContext, enter, leave
 from fabric.contract import MethodContract, ServiceContract
+from fabric.deadlines import Deadlines
 from fabric.errors import FabricError, InvalidMessage, PayloadTooLarge
 from fabric.identity import Identity
 from fabric.replies import Replies
@@ -23,6 +24,7 @@ from fabric.transports.topology import Topology
 from fabric.values import checked, plain, problems
 from fabric.wire import batch, codec
 from fabric.wire.message import MessageType, ServiceMessage
+from fabric.workers import Workers
 
 _log = logging.getLogger("fabric.dispatcher")
 
@@ -31,6 +33,8 @@ LONGEST = 86_400.0
 STOP_PATIENCE = 1.0
 """Seconds that cancelled handlers get to clean up when the instance goes."""
 MOST_CANCELLED = 4096
+TELL_LOAD_EVERY = 8
+"""Answers, of which one says how busy the instance is: often enough to balance by, seldom enough to cost nothing."""
 MARK = "fabric.mark"
 
 
@@ -39,17 +43,17 @@ class Request:
 
     Attributes:
         stop: the error to answer when its handler has been told to stop; empty when nobody waits for one.
-        began: its task has run a first step, so that cancelling reaches the handler.
+        placed: it has got one of its method's places, and a task that runs it or is about to.
+        task: what runs it. From its first step on, so that cancelling reaches the handler.
     """
 
-    __slots__ = ("began", "deadline", "lane", "message", "stop", "task", "timer", "user")
+    __slots__ = ("deadline", "lane", "message", "placed", "stop", "task", "user")
 
     def __init__(self, message: ServiceMessage, lane: Lane, user: str | None, deadline: float) -> None:
         self.message, self.lane, self.user, self.deadline = message, lane, user, deadline
         self.task: asyncio.Task[None] | None = None
-        self.timer: asyncio.TimerHandle | None = None
         self.stop: dict[str, Any] | None = None
-        self.began = False
+        self.placed = False
 
 
 class Lane:
@@ -92,7 +96,10 @@ class Dispatcher:
         self._requests: dict[str, Request] = {}
         self._cancelled: dict[str, None] = {}
         self._abandoned: set[asyncio.Task[None]] = set()
+        self._deadlines: Deadlines[Request] = Deadlines(self._expire)
+        self._workers: Workers[Request] = Workers(self._run, f"{contract.name} handlers")
         self._replies = Replies(transport, topology.rpc, max_batch_bytes=settings.max_batch_bytes)
+        self._answers = 0
         self._accepting = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -143,7 +150,7 @@ class Dispatcher:
             return
         self._requests[message.id] = request
         self._idle.clear()
-        request.timer = asyncio.get_running_loop().call_at(request.deadline, self._expire, request)
+        self._deadlines.add(request, request.deadline)
         if request.lane.running < request.lane.contract.options.concurrency:
             self._start(request)
             return
@@ -176,28 +183,29 @@ class Dispatcher:
 
     def _start(self, request: Request) -> None:
         request.lane.running += 1
-        request.task = asyncio.get_running_loop().create_task(self._run(request), name=request.lane.name)
+        request.placed = True
+        self._workers.put(request)
 
-    async def _run(self, request: Request) -> None:
+    async def _run(self, request: Request, task: asyncio.Task[None]) -> None:
         """Run the handler and answer, whatever it does. Each way out passes ``_end`` once."""
         if request.stop is None and asyncio.get_running_loop().time() >= request.deadline:
             self._expire(request)
         if request.stop is not None:  # told to stop before the first step, where cancelling would have skipped all this
             self._end(request, error=request.stop)
             return
-        request.began = True
+        request.task = task
         message, contract = request.message, request.lane.contract
-        enter(
+        place = enter(
             CallContext(
-                id=message.id,
-                source=message.source,
-                instance=message.instance,
-                method=message.method,
-                deadline=message.deadline,
-                attempt=message.attempt,
-                priority=message.priority,
-                user=request.user,
-                headers=message.headers or {},
+                message.id,
+                message.source,
+                message.instance,
+                message.method,
+                message.deadline,
+                message.attempt,
+                message.priority,
+                request.user,
+                message.headers or {},
             )
         )
         try:
@@ -223,6 +231,8 @@ class Dispatcher:
                 raise
         else:
             self._end(request, payload)
+        finally:
+            leave(place)
 
     def _end(self, request: Request, payload: Any = None, *, error: dict[str, Any] | None = None) -> None:
         lane = request.lane
@@ -235,8 +245,7 @@ class Dispatcher:
             self._start(following)
 
     def _forget(self, request: Request) -> None:
-        if request.timer is not None:
-            request.timer.cancel()
+        self._deadlines.remove(request, request.deadline)
         self._requests.pop(request.message.id, None)
         if not self._requests:
             self._idle.set()
@@ -245,7 +254,7 @@ class Dispatcher:
 
     def _expire(self, request: Request) -> None:
         self.expired += 1
-        self._stop(request, outcomes.late() if request.began else outcomes.expired())
+        self._stop(request, outcomes.late() if request.task is not None else outcomes.expired())
 
     def _cancel(self, id: str) -> None:
         """The caller gave up. Nobody waits for an answer."""
@@ -264,12 +273,12 @@ class Dispatcher:
         if request.stop is not None:
             return
         request.stop = answer
-        if request.task is None:
+        if not request.placed:
             request.lane.waiting.remove(request)
             self._forget(request)
             if answer:
                 self._reply(request.message, request.deadline, error=answer)
-        elif request.began:
+        elif request.task is not None:
             request.task.cancel()
 
     async def drain(self, timeout: float) -> bool:
@@ -308,6 +317,7 @@ class Dispatcher:
     async def aclose(self) -> None:
         """Stop everything at once. What was drained before has nothing left to stop."""
         await self.drain(0.0)
+        self._deadlines.close()
         self._replies.close()
 
     # ------------------------------------------------------------ answers
@@ -331,6 +341,8 @@ class Dispatcher:
             self._send(to, MessageType.RESPONSE, deadline, None, outcomes.failed(problem))
 
     def _send(self, to: ServiceMessage, type: MessageType, deadline: float, payload: Any, error: dict[str, Any] | None) -> None:
+        self._answers += 1
+        headers = None if self._answers % TELL_LOAD_EVERY else {"load": len(self._requests)}
         data = codec.encode(
             ServiceMessage(
                 self._ids.next(),
@@ -346,7 +358,7 @@ class Dispatcher:
                 to.attempt,
                 None,
                 error,
-                None,
+                headers,
             ),
             self._limits,
         )

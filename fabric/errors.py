@@ -350,6 +350,7 @@ class RemoteError(CallError):
         type: the class name of the exception there.
         code: a stable name for programs, if the service gave one.
         details: whatever the service added, plain data.
+        expected: the service refused on purpose, with a ``ServiceError``: nothing is wrong with it.
     """
 
     executed = True
@@ -365,10 +366,11 @@ class RemoteError(CallError):
         code: str | None = None,
         retryable: bool = False,
         details: Mapping[str, Any] | None = None,
+        expected: bool = False,
         **facts: Any,
     ) -> None:
         super().__init__(f"{type}: {reason}", **facts)
-        self.type, self.code, self.details = type, code, dict(details or {})
+        self.type, self.code, self.details, self.expected = type, code, dict(details or {}), expected
         self.remote_reason = reason
         self._retryable = retryable
 

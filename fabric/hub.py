@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Any, TypedDict, TypeVar, Unpack, cast, overload
+from typing import Any, TypeVar, Unpack, cast, overload
 
-from pydantic import ValidationError
-
+from fabric.answers import NO_FALLBACK, instead, typed
 from fabric.caller import Caller
 from fabric.clock import Clock, SystemClock
 from fabric.config import Settings
@@ -19,44 +18,30 @@ from fabric.contract import ServiceContract, contract_of
 from fabric.dead_letters import DeadLetters
 from fabric.detector import Detector
 from fabric.dispatcher import Dispatcher
-from fabric.errors import ConfigurationError, InvalidMessage, ValidationFailed
+from fabric.errors import CallError, ConfigurationError, InvalidMessage
 from fabric.identity import Identity
+from fabric.options import CallOptions
 from fabric.pending import PendingRequests
 from fabric.presence import UP, Presence
 from fabric.proxy import Proxy
 from fabric.publisher import Publisher
 from fabric.routing.instance import Instance, InstanceState
+from fabric.routing.policies import Policies
 from fabric.routing.registry import ServiceRegistry
 from fabric.routing.retry import RetryPolicy
+from fabric.routing.traffic import Traffic
 from fabric.served import Served
 from fabric.subscriber import Subscriber
 from fabric.transports.base import Consumer, Delivery, LinkEvent, LinkState, Transport
 from fabric.transports.connect import transport_for
 from fabric.transports.topology import Topology, check_name
-from fabric.values import checked, plain, problems
+from fabric.values import plain
 from fabric.wire import batch, codec
 from fabric.wire.message import MessageType, Priority
 
 T = TypeVar("T")
 
 _log = logging.getLogger("fabric.hub")
-
-
-class CallOptions(TypedDict, total=False):
-    """What a call may say besides whom and what it asks.
-
-    Attributes:
-        timeout: seconds for everything, attempts and pauses included; by default what the method declares, else
-            ``settings.call_timeout``. Inside a handler it never passes the deadline of the call being answered.
-        priority: what goes first, in the sender's queue, on the broker and at the callee.
-        idempotent: whether it may run twice; by default what the method declares.
-        headers: plain data that travels along.
-    """
-
-    timeout: float | None
-    priority: Priority
-    idempotent: bool | None
-    headers: dict[str, Any] | None
 
 
 class Hub:
@@ -68,6 +53,7 @@ class Hub:
         incarnation: grows each time a process takes the same instance id.
         registry: who it has heard of. A hub hears of those that it calls; see :meth:`discover_all`.
         transport: the link, for watching its state and measuring it.
+        traffic: where its calls go, by which policies, and whom it leaves out.
     """
 
     def __init__(
@@ -78,8 +64,7 @@ class Hub:
         *,
         clock: Clock,
         chance: random.Random,
-        retry: RetryPolicy,
-        balancing: str,
+        policies: Policies,
     ) -> None:
         self.name, self.settings, self.transport, self.clock = name, settings, transport, clock
         self._me = me = Identity.of(name, settings, clock)
@@ -93,16 +78,8 @@ class Hub:
         self._presence = Presence(transport, self.topology, self.registry, settings, me, clock=clock, chance=chance)
         self._pending = PendingRequests(transport, self.topology, self.registry, settings, me, clock=clock)
         self._detector = Detector(transport, self.topology, self.registry, self._pending, settings, me, clock=clock)
-        self._caller = Caller(
-            self._pending,
-            self.registry,
-            self._presence,
-            settings,
-            clock=clock,
-            retry=retry,
-            balancing=balancing,
-            chance=chance,
-        )
+        self.traffic = Traffic(self.registry, policies, place=(settings.host, settings.zone), chance=chance)
+        self._caller = Caller(self._pending, self.registry, self._presence, self.traffic, settings, clock=clock, chance=chance)
         self._publisher = Publisher(transport, self.topology, settings, me)
 
     @classmethod
@@ -116,8 +93,9 @@ class Hub:
         settings: Settings | None = None,
         clock: Clock | None = None,
         chance: random.Random | None = None,
+        policies: Policies | None = None,
         retry: RetryPolicy | None = None,
-        balancing: str = "round-robin",
+        balancing: str | None = None,
     ) -> AsyncIterator[Hub]:
         """A hub that is connected on entry and closed on exit: what is served drains, and calls under way end typed.
 
@@ -126,8 +104,8 @@ class Hub:
             url: ``amqp://``, ``amqps://`` or ``unix:///path``; by default ``FABRIC_BROKER_URL``.
             transport: used in place of ``url``; not yet connected, and closed with the hub.
             settings: by default from the environment.
-            retry: how failed attempts are repeated.
-            balancing: round-robin, least-connections, weighted or random.
+            policies: how calls are treated; by default those of ``settings.policies``.
+            retry, balancing: shorter than ``policies`` where only these differ, for all services.
 
         Raises:
             ConnectionLost: the broker is not reached within ``settings.connect_timeout``.
@@ -142,8 +120,7 @@ class Hub:
             settings,
             clock=clock or SystemClock(),
             chance=chance or random.Random(),
-            retry=retry or RetryPolicy(),
-            balancing=balancing,
+            policies=(policies or Policies.from_plain(settings.policies or {})).varied(retry=retry, balancing=balancing),
         )
         async with AsyncExitStack() as stack:
             await hub._open(stack)
@@ -193,6 +170,7 @@ class Hub:
         *,
         returns: type[T],
         instance: str | None = None,
+        fallback: T | Callable[[CallError], T | Awaitable[T]] = ...,
         **options: Unpack[CallOptions],
     ) -> T: ...
     @overload
@@ -203,6 +181,7 @@ class Hub:
         payload: Any = None,
         *,
         instance: str | None = None,
+        fallback: Any = ...,
         **options: Unpack[CallOptions],
     ) -> Any: ...
 
@@ -214,40 +193,64 @@ class Hub:
         *,
         returns: Any = Any,
         instance: str | None = None,
+        fallback: Any = NO_FALLBACK,
         **options: Unpack[CallOptions],
     ) -> Any:
         """Ask one instance of a service and return its answer.
 
         Args:
+            service: its name; ``name@^1.2`` asks for a range of versions.
             payload: a model, dataclass or plain data.
             returns: what the answer must be; checked. Without it the answer is plain data.
             instance: only this one.
+            fallback: the answer when there is none for another reason than the handler's own word: a value, or a function of
+                the error, which may be async. It is returned as it is.
             options: see :class:`CallOptions`.
 
         Raises:
             CallError: each outcome has its class; see ``fabric.errors``.
             PayloadTooLarge, InvalidMessage: the payload can't be sent.
         """
-        route = self._caller.to_service(service)
-        answer = await self._caller.call(route, method, plain(payload), instance=instance, **options)
-        return answer if returns is Any else _as(returns, answer, route.label, method)
+        route = self.traffic.to_service(service)
+        try:
+            answer = await self._caller.call(route, method, plain(payload), instance=instance, **options)
+        except CallError as error:
+            return await instead(fallback, error)
+        return typed(returns, answer, route.label, method)
 
     @overload
     async def call_by_capability(
-        self, capability: str, method: str, payload: Any = None, *, returns: type[T], **options: Unpack[CallOptions]
+        self,
+        capability: str,
+        method: str,
+        payload: Any = None,
+        *,
+        returns: type[T],
+        fallback: T | Callable[[CallError], T | Awaitable[T]] = ...,
+        **options: Unpack[CallOptions],
     ) -> T: ...
     @overload
     async def call_by_capability(
-        self, capability: str, method: str, payload: Any = None, **options: Unpack[CallOptions]
+        self, capability: str, method: str, payload: Any = None, *, fallback: Any = ..., **options: Unpack[CallOptions]
     ) -> Any: ...
 
     async def call_by_capability(
-        self, capability: str, method: str, payload: Any = None, *, returns: Any = Any, **options: Unpack[CallOptions]
+        self,
+        capability: str,
+        method: str,
+        payload: Any = None,
+        *,
+        returns: Any = Any,
+        fallback: Any = NO_FALLBACK,
+        **options: Unpack[CallOptions],
     ) -> Any:
-        """As :meth:`call`, to any instance of any service that offers ``capability``."""
-        route = self._caller.to_capability(capability)
-        answer = await self._caller.call(route, method, plain(payload), **options)
-        return answer if returns is Any else _as(returns, answer, route.label, method)
+        """As :meth:`call`, to any instance of any service that offers ``capability``; ``name@^2`` as there."""
+        route = self.traffic.to_capability(capability)
+        try:
+            answer = await self._caller.call(route, method, plain(payload), **options)
+        except CallError as error:
+            return await instead(fallback, error)
+        return typed(returns, answer, route.label, method)
 
     def proxy(self, service: type[T], *, timeout: float | None = None, priority: Priority = Priority.NORMAL) -> T:
         """The service's own methods as remote calls, typed as they are: arguments and results are checked on both sides.
@@ -373,16 +376,3 @@ class Hub:
         """The queue of the answers may have been deleted under us, with what it held."""
         if event.state is LinkState.READY and self._replies is not None and event.consumer == self._replies.address:
             self._detector.look(0.0)
-
-
-def _as(kind: Any, answer: Any, label: str, method: str) -> Any:
-    try:
-        return checked(kind, answer)
-    except ValidationError as error:
-        raise ValidationFailed(
-            f"the answer is not a {getattr(kind, '__name__', kind)}",
-            errors=problems(error),
-            executed=True,
-            service=label,
-            method=method,
-        ) from None

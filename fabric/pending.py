@@ -12,6 +12,7 @@ from typing import Any
 
 from fabric.clock import Clock
 from fabric.config import Settings
+from fabric.deadlines import Deadlines
 from fabric.errors import (
     CallError,
     CallNotSent,
@@ -78,6 +79,7 @@ class PendingRequests:
         self._source, self._address, self._ids, self._clock = me.service, me.address, me.ids, clock
         self._limits = codec.Limits(message_bytes=min(settings.max_message_bytes, transport.max_body))
         self._pending: dict[str, Pending] = {}
+        self._deadlines: Deadlines[Pending] = Deadlines(self._expire)
         self._outbox = Outbox(transport, sent=self._sent, failed=self._failed, max_batch_bytes=settings.max_batch_bytes)
         self._unwatch = (transport.watch(self._link_changed), registry.watch(self._registry_changed))
         self.late_answers = 0
@@ -125,7 +127,7 @@ class PendingRequests:
         )
         future: asyncio.Future[Any] = loop.create_future()
         pending = Pending(id, endpoint, facts, future, now, deadline)
-        timer = loop.call_at(deadline, self._expire, pending)
+        self._deadlines.add(pending, deadline)
         self._pending[id] = pending
         endpoint.pending += 1
         try:
@@ -142,7 +144,7 @@ class PendingRequests:
         except NotSent as error:
             raise CallNotSent(error.text, **facts.at(loop.time())) from error
         finally:
-            timer.cancel()
+            self._deadlines.remove(pending, deadline)
             del self._pending[id]
             endpoint.pending -= 1
 
@@ -151,7 +153,10 @@ class PendingRequests:
         pending = self._pending.get(message.correlation_id or "")
         if pending is None or pending.future.done():
             self.late_answers += 1
-        elif message.error is None:
+            return
+        if message.headers is not None and type(load := message.headers.get("load")) is int:
+            pending.endpoint.reported(load)
+        if message.error is None:
             pending.future.set_result(message.payload)
         else:
             pending.fail(outcome(message.error, self._facts(pending)))
@@ -191,6 +196,7 @@ class PendingRequests:
         for unwatch in self._unwatch:
             unwatch()
         self.close("the hub was closed")
+        self._deadlines.close()
         await self._outbox.aclose()
 
     def _facts(self, pending: Pending) -> dict[str, Any]:

@@ -76,6 +76,10 @@ class Breaker:
 
     Args:
         chance: adds up to a tenth to the time that it stays open, so that many hubs do not come back in step.
+
+    Attributes:
+        policy: what it goes by; see ``adopt``.
+        slow_from: seconds from which a call counts as slow; None: none does. The policy's, unless its owner knows better.
     """
 
     __slots__ = (
@@ -84,13 +88,13 @@ class Breaker:
         "_in_a_row",
         "_isolated",
         "_probing",
-        "_slow_from",
         "_state",
         "_streak",
         "_succeeded",
         "_until",
         "_window",
         "policy",
+        "slow_from",
     )
 
     def __init__(self, policy: BreakerPolicy, chance: random.Random | None = None) -> None:
@@ -102,7 +106,7 @@ class Breaker:
         self._streak = 0
         self._in_a_row = self._probing = self._succeeded = 0
         self._isolated = False
-        self._slow_from: float | None = None
+        self.slow_from = policy.slow_call
 
     @property
     def state(self) -> CircuitBreakerState:
@@ -116,7 +120,7 @@ class Breaker:
         """Go by another policy from now on. The state stays; the window begins anew if its length changes."""
         if policy.window != self.policy.window:
             self._window = Window(policy.window)
-        self.policy = policy
+        self.policy, self.slow_from = policy, policy.slow_call
 
     def permits(self, now: float) -> bool:
         """Whether a permit would be given now."""
@@ -153,25 +157,14 @@ class Breaker:
         self._probing -= 1
         if ok is None:
             return
-        if not ok or self._is_slow(seconds):
+        if not ok or (self.slow_from is not None and seconds >= self.slow_from):
             self._streak += 1
             self._open(now)
             return
         self._succeeded += 1
         if self._succeeded >= self.policy.probes:
             self._streak = 0
-            self._slow_from = None
             self._turn(CLOSED)
-
-    def trip(self, now: float, *, slow_from: float | None = None) -> None:
-        """Open it for what others know.
-
-        Args:
-            slow_from: seconds from which a probe counts as failed.
-        """
-        if self._state is CLOSED:
-            self._slow_from = slow_from
-            self._open(now)
 
     def isolate(self) -> None:
         """Open it until ``restore``, whatever happens."""
@@ -195,7 +188,7 @@ class Breaker:
 
     def _count(self, now: float, *, failed: bool, seconds: float) -> None:
         policy, window = self.policy, self._window
-        slow = policy.slow_call is not None and seconds >= policy.slow_call
+        slow = self.slow_from is not None and seconds >= self.slow_from
         window.add(now, failed=failed, slow=slow)
         if not failed and not slow:
             self._in_a_row = 0
@@ -204,15 +197,10 @@ class Breaker:
         if 0 < policy.consecutive_failures <= self._in_a_row or (
             window.calls >= policy.minimum_calls
             and (
-                window.failures >= policy.failure_rate * window.calls
-                or (policy.slow_call is not None and window.slow >= policy.slow_rate * window.calls)
+                window.failures >= policy.failure_rate * window.calls or (slow and window.slow >= policy.slow_rate * window.calls)
             )
         ):
             self._open(now)
-
-    def _is_slow(self, seconds: float) -> bool:
-        limit = self._slow_from if self._slow_from is not None else self.policy.slow_call
-        return limit is not None and seconds >= limit
 
     def _open(self, now: float) -> None:
         period = min(self.policy.open_at_most, self.policy.open_for * 2.0 ** min(self._streak, 40))

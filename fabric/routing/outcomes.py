@@ -92,6 +92,7 @@ def failed(error: BaseException) -> dict[str, Any]:
             "message": error.message,
             "code": error.code,
             "retryable": error.retryable,
+            "expected": not error.retryable,
             "details": error.details,
         }
     details: dict[str, Any] = {}
@@ -139,8 +140,27 @@ def outcome(error: Mapping[str, Any], facts: Mapping[str, Any]) -> CallError:
                 code=code if isinstance(code, str) else None,
                 retryable=error.get("retryable") is True,
                 details=details if isinstance(details, dict) else {},
+                expected=error.get("expected") is True,
                 **facts,
             )
+
+
+def speaks_well(error: CallError) -> bool | None:
+    """What an outcome says of the service that was called: that it works, that it does not, or (None) nothing at all.
+
+    A refusal on purpose comes from a service that works. One instance that is gone says nothing of the others.
+    """
+    match error:
+        case RemoteError():
+            return error.expected
+        case ValidationFailed():
+            return error.executed is False
+        case DeadlineExceeded() | ExpiredInQueue():
+            return False
+        case Overloaded():
+            return None if error.draining else False
+        case _:
+            return None
 
 
 def _seconds(value: Any) -> float:

@@ -10,7 +10,10 @@ from operator import attrgetter
 from typing import Final
 
 from fabric.health import HealthStatus
+from fabric.routing.breaker import Breaker
 from fabric.routing.instance import Instance, InstanceState
+from fabric.routing.latency import PeakEwma
+from fabric.routing.versions import Range
 
 _log = logging.getLogger("fabric.registry")
 
@@ -25,21 +28,26 @@ class Endpoint:
     Attributes:
         instance: its newest announcement.
         pending: calls of this process that it has not answered.
+        others: requests that it has of other callers, as far as it said.
         seen: when it was last heard of, by this process's monotonic clock.
         suspect: announcements are overdue; used only when there is nobody better.
+        latency: how long its answers take lately.
+        breaker: how its calls ended lately; None where nobody counts.
     """
 
-    __slots__ = ("instance", "pending", "seen", "suspect")
+    __slots__ = ("breaker", "id", "instance", "latency", "others", "pending", "seen", "suspect")
 
     def __init__(self, instance: Instance, seen: float) -> None:
-        self.instance = instance
-        self.pending = 0
+        self.instance, self.id = instance, instance.id
+        self.pending = self.others = 0
         self.seen = seen
         self.suspect = False
+        self.latency = PeakEwma()
+        self.breaker: Breaker | None = None
 
-    @property
-    def id(self) -> str:
-        return self.instance.id
+    def reported(self, load: int) -> None:
+        """It says that it has so many requests running and waiting, ours among them."""
+        self.others = max(0, load - self.pending)
 
     def __repr__(self) -> str:
         return f"Endpoint({self.instance.id!r}, {self.instance.state}, pending={self.pending})"
@@ -74,7 +82,7 @@ class ServiceRegistry:
         self._services: dict[str, dict[str, Endpoint]] = {}
         self._capabilities: dict[str, dict[str, Endpoint]] = {}
         self._departed: dict[str, Instance] = {}
-        self._callable: dict[tuple[str, str], list[Endpoint]] = {}
+        self._callable: dict[tuple[str, str, Range | None], list[Endpoint]] = {}
         self._watchers: dict[object, Callable[[RegistryEvent], None]] = {}
 
     def __len__(self) -> int:
@@ -103,12 +111,13 @@ class ServiceRegistry:
         known = self._capabilities.get(capability, {})
         return tuple(known[id].instance for id in sorted(known))
 
-    def candidates(self, service: str) -> list[Endpoint]:
-        """Endpoints of a service that a call may go to; see ``_usable``. The list is shared: don't change it."""
-        return self._cached(("service", service), self._services.get(service))
+    def candidates(self, service: str, versions: Range | None = None) -> list[Endpoint]:
+        """Endpoints of a service, of these versions, that a call may go to; see ``_usable``. Until something changes it is the
+        same list: don't change it."""
+        return self._cached(("service", service, versions), self._services.get(service))
 
-    def candidates_by_capability(self, capability: str) -> list[Endpoint]:
-        return self._cached(("capability", capability), self._capabilities.get(capability))
+    def candidates_by_capability(self, capability: str, versions: Range | None = None) -> list[Endpoint]:
+        return self._cached(("capability", capability, versions), self._capabilities.get(capability))
 
     def missing(self, dependencies: Iterable[str]) -> tuple[str, ...]:
         """The services among ``dependencies`` of which no healthy instance runs."""
@@ -182,6 +191,7 @@ class ServiceRegistry:
     def _renew(self, known: Endpoint, instance: Instance) -> RegistryEvent | None:
         before, was_suspect = known.instance, known.suspect
         known.suspect = False
+        known.reported(instance.load)
         if (before.service, before.capabilities) != (instance.service, instance.capabilities):
             self._unindex(known)
             known.instance = instance
@@ -238,10 +248,13 @@ class ServiceRegistry:
                 _log.exception("a watcher of the registry failed at %s %s", event.happening, event.instance.id)
         return event
 
-    def _cached(self, key: tuple[str, str], known: dict[str, Endpoint] | None) -> list[Endpoint]:
+    def _cached(self, key: tuple[str, str, Range | None], known: dict[str, Endpoint] | None) -> list[Endpoint]:
         found = self._callable.get(key)
         if found is None:
-            found = self._callable[key] = _usable([known[id] for id in sorted(known)] if known else [])
+            versions = key[2]
+            every = [known[id] for id in sorted(known)] if known else []
+            fitting = [e for e in every if versions is None or versions.holds(e.instance.version)]
+            found = self._callable[key] = _usable(fitting)
         return found
 
 

@@ -55,9 +55,9 @@ def version(text: str) -> Version | None:
 Test = Callable[[Version], bool]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Range:
-    """A parsed range. ``text`` is as it was written."""
+    """A parsed range; ``version_range`` gives the same one for the same text, which is what it is compared by."""
 
     text: str
     _either: tuple[tuple[Test, ...], ...]

@@ -25,7 +25,7 @@ class Layer:
 
 
 LAYERS = (
-    Layer(name="foundation", members=("errors", "config", "clock", "health", "loop", "tasks"), below=()),
+    Layer(name="foundation", members=("errors", "config", "clock", "deadlines", "health", "loop", "tasks"), below=()),
     Layer(name="wire", members=("wire",), below=("foundation",)),
     # Observing is asked for by routing and everything above it, so it may know no more than what a message is.
     Layer(name="observe", members=("observe",), below=("foundation", "wire")),
@@ -38,12 +38,15 @@ LAYERS = (
             "service",
             "contract",
             "arguments",
+            "answers",
             "caller",
             "context",
             "dead_letters",
+            "workers",
             "detector",
             "dispatcher",
             "identity",
+            "options",
             "pending",
             "presence",
             "proxy",
