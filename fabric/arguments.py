@@ -6,14 +6,17 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NotRequired, Required, get_args, get_origin, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from pydantic.fields import FieldInfo
-from typing_extensions import is_typeddict
+from typing_extensions import TypedDict, is_typeddict
 
 from fabric.errors import ConfigurationError
 from fabric.values import adapter_of, checked, first_line, plain
+
+_typed_dict: Any = TypedDict
+"""Under another name, because type checkers want to know the fields of one that is made by its own."""
 
 
 def _takes_whole_payload(kind: Any) -> bool:
@@ -64,7 +67,7 @@ class Arguments:
     whole_name: str = ""
     optional: bool = False
     names: tuple[str, ...] = ()
-    model: type[BaseModel] | None = None
+    named: TypeAdapter[dict[str, Any]] | None = None
 
     @classmethod
     def of(cls, function: Callable[..., Any], *, event: bool = False) -> Arguments:
@@ -89,14 +92,15 @@ class Arguments:
         if len(parameters) == 1 and (event or _takes_whole_payload(hints[parameters[0].name])):
             only = parameters[0]
             return cls(whole=hints[only.name], whole_name=only.name, optional=only.default is not inspect.Parameter.empty)
-        # The fields have names of their own and those of the parameters as aliases: a parameter may be called "schema" or "_id".
-        fields: dict[str, Any] = {
-            f"field{index}": (hints[p.name], ... if p.default is inspect.Parameter.empty else p.default)
-            for index, p in enumerate(parameters)
+        fields = {
+            p.name: Required[hints[p.name]]
+            if p.default is inspect.Parameter.empty
+            else NotRequired[Annotated[hints[p.name], Field(default=p.default)]]
+            for p in parameters
         }
-        names = tuple(parameter.name for parameter in parameters)
-        config = ConfigDict(extra="forbid", alias_generator=dict(zip(fields, names, strict=True)).__getitem__)
-        return cls(names=names, model=create_model(f"{where}.arguments", __config__=config, **fields))
+        kind: Any = _typed_dict(f"{where}.arguments", fields)
+        kind.__pydantic_config__ = ConfigDict(extra="forbid")
+        return cls(names=tuple(fields), named=TypeAdapter(kind))
 
     def read(self, payload: Any) -> dict[str, Any]:
         """The keyword arguments.
@@ -110,9 +114,8 @@ class Arguments:
             return {self.whole_name: checked(self.whole, payload)}
         if not self.names and payload is None:
             return {}
-        assert self.model is not None
-        values = self.model.model_validate({} if payload is None else payload)
-        return dict(zip(self.names, (getattr(values, field) for field in self.model.model_fields), strict=True))
+        assert self.named is not None
+        return self.named.validate_python({} if payload is None else payload)
 
     def write(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The payload for a call with these arguments, checked first.
@@ -138,12 +141,12 @@ class Arguments:
             if not named:
                 raise TypeError(f"needs the argument {self.whole_name!r}")
             return plain(checked(self.whole, named[self.whole_name]))
-        assert self.model is not None
-        values = self.model.model_validate(named)
-        return plain(values.model_dump(by_alias=True, include=values.model_fields_set))
+        assert self.named is not None
+        values = self.named.validate_python(named)
+        return plain(self.named.dump_python({name: values[name] for name in named}, by_alias=True))
 
     def schema(self) -> dict[str, Any]:
         if self.whole is not None:
             return adapter_of(self.whole).json_schema()
-        assert self.model is not None
-        return self.model.model_json_schema()
+        assert self.named is not None
+        return self.named.json_schema()

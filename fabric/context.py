@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Any
+from contextlib import suppress
+from contextvars import ContextVar, Token
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from fabric.wire.message import Priority
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallContext:
-    """The request or event under way.
+class CallContext(NamedTuple):
+    """The request or event under way. A tuple, because one is made for every request.
 
     Attributes:
         id: of the message.
@@ -33,7 +33,7 @@ class CallContext:
     attempt: int
     priority: Priority
     user: str | None = None
-    headers: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, Any] = MappingProxyType({})
 
 
 _current: ContextVar[CallContext | None] = ContextVar("fabric_call", default=None)
@@ -44,6 +44,12 @@ def current_call() -> CallContext | None:
     return _current.get()
 
 
-def enter(context: CallContext) -> None:
+def enter(context: CallContext) -> Token[CallContext | None]:
     """Make it the current one of this task and of those that it starts."""
-    _current.set(context)
+    return _current.set(context)
+
+
+def leave(place: Token[CallContext | None]) -> None:
+    """What was current before ``enter`` is again."""
+    with suppress(ValueError):  # a task that the loop abandons at its end is closed from outside its context
+        _current.reset(place)
