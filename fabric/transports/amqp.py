@@ -19,6 +19,7 @@ from fabric.errors import ConfigurationError, ConnectionLost, FabricError, Topol
 from fabric.tasks import Tasks
 from fabric.transports.amqp_consumer import Subscription
 from fabric.transports.amqp_dead_letters import DeadLetters
+from fabric.transports.amqp_errors import translate
 from fabric.transports.amqp_life import LinkLife
 from fabric.transports.amqp_link import Link
 from fabric.transports.amqp_moves import Mover
@@ -139,12 +140,13 @@ class AmqpTransport:
             began = loop.time()
             try:
                 session = await self._establish()
-            except FabricError as error:
-                self._trouble = str(error)
-                if not first.done() and isinstance(error, ConfigurationError | TopologyConflict):
-                    first.set_exception(error)
+            except Exception as error:
+                trouble = translate(error, doing=f"restoring the link to {self.settings.where}")
+                self._trouble = str(trouble)
+                if not first.done() and isinstance(trouble, ConfigurationError | TopologyConflict):
+                    first.set_exception(trouble)
                     return
-                _log.warning("%s", error)
+                _log.warning("%s", trouble, exc_info=None if trouble is error else error)
             else:
                 if not first.done():
                     first.set_result(None)
@@ -168,19 +170,20 @@ class AmqpTransport:
         self._session = session
         self._changed.set()
         session.publish.on_change = lambda: self._on_change(session)
+        # first the way out, then the news, then what came in: a receiver may answer at once
+        self.publisher.resume()
         self._life.enter(LinkState.READY)
         for subscription in tuple(self._subscriptions):
             subscription.release()
-        self.publisher.resume()
         self._on_change(session)
         return session
 
     async def _restore_all(self, link: Link) -> None:
-        restored = await asyncio.gather(
-            *(subscription.open(link, held=True) for subscription in tuple(self._subscriptions)), return_exceptions=True
-        )
-        for subscription, error in zip(tuple(self._subscriptions), restored, strict=True):
-            if isinstance(error, TopologyConflict | ConfigurationError):
+        """One that can't be restored now is tried again later, and keeps nothing else from going on."""
+        subscriptions = tuple(self._subscriptions)
+        restored = await asyncio.gather(*(each.open(link, held=True) for each in subscriptions), return_exceptions=True)
+        for subscription, error in zip(subscriptions, restored, strict=True):
+            if isinstance(error, FabricError) and not link.lost.done():
                 self.lost_consumer(subscription, str(error))
             elif isinstance(error, BaseException):
                 raise error

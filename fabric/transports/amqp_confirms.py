@@ -16,6 +16,10 @@ class Sending:
     def __init__(self, done: asyncio.Future[None], exchange: str, key: str, id: str) -> None:
         self.done, self.exchange, self.key, self.id = done, exchange, key, id
 
+    def expire(self, timeout: float) -> None:
+        if not self.done.done():
+            self.done.set_exception(ConnectionLost(f"sent but not confirmed within {timeout:g} s"))
+
     def fail(self, error: FabricError) -> None:
         if not self.done.done():
             self.done.set_exception(error)

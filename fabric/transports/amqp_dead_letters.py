@@ -28,23 +28,44 @@ class _Taken:
 
     def __init__(self, link: Link, channel: Channel, queue: str, ours: str | None) -> None:
         self._link, self._channel, self._queue, self._ours = link, channel, queue, ours
+        self._tag = 0
 
-    async def letters(self) -> AsyncIterator[tuple[int, amqp_durable.Dead]]:
-        """Each with the tag to settle it with. In the order of the queue."""
+    async def next(self) -> amqp_durable.Dead | None:
+        """The next one in the order of the queue; None at its end."""
         name = amqp_durable.dead_letter_queue(self._queue)
-        for _ in range(_MOST_SEEN):
-            message = await self._link.ask(lambda: self._channel.basic_get(name), doing=f"reading {name!r}")
-            if not isinstance(message.delivery, commands.Basic.GetOk):
-                return
-            properties = _properties(message)
-            place = message.exchange or "", message.routing_key or ""
-            yield (
-                message.delivery.delivery_tag or 0,
-                amqp_durable.read_dead(self._queue, properties, *place, message.body, ours=self._ours),
-            )
+        message = await self._link.ask(lambda: self._channel.basic_get(name), doing=f"reading {name!r}")
+        if not isinstance(message.delivery, commands.Basic.GetOk):
+            return None
+        self._tag = message.delivery.delivery_tag or 0
+        place = message.exchange or "", message.routing_key or ""
+        return amqp_durable.read_dead(self._queue, _properties(message), *place, message.body, ours=self._ours)
 
-    async def remove(self, tag: int) -> None:
-        await self._link.ask(lambda: self._channel.basic_ack(tag), doing="removing a dead letter")
+    async def oldest(self, limit: int) -> list[DeadLetter]:
+        """In the order of dying, which looking at them does not change."""
+        found: list[DeadLetter] = []
+        for _ in range(_MOST_SEEN):
+            dead = await self.next()
+            if dead is None:
+                break
+            found.append(dead.letter)
+            if len(found) > 2 * limit:
+                found = _oldest(found, limit)
+        return _oldest(found, limit)
+
+    async def find(self, id: str) -> amqp_durable.Dead | None:
+        for _ in range(_MOST_SEEN):
+            dead = await self.next()
+            if dead is None or dead.letter.id == id:
+                return dead
+        return None
+
+    async def remove_last(self) -> None:
+        """The one that came last. It is gone when the channel is closed."""
+        await self._link.ask(lambda: self._channel.basic_ack(self._tag, wait=False), doing="removing a dead letter")
+
+
+def _oldest(letters: list[DeadLetter], limit: int) -> list[DeadLetter]:
+    return sorted(letters, key=lambda letter: letter.died_at)[:limit]
 
 
 @asynccontextmanager
@@ -85,31 +106,23 @@ class DeadLetters:
 
     async def list(self, link: Link, queue: str, *, limit: int) -> list[DeadLetter]:
         async with self._busy, _take(link, queue, self._ours) as taken:
-            if taken is None:
-                return []
-            letters = [dead.letter async for _, dead in taken.letters()]
-        return sorted(letters, key=lambda letter: letter.died_at)[:limit]
+            return await taken.oldest(limit) if taken is not None else []
 
     async def replay(self, link: Link, queue: str, id: str, *, timeout: float) -> bool:
         async with self._busy, _take(link, queue, self._ours) as taken:
-            if taken is None:
+            dead = await taken.find(id) if taken is not None else None
+            if taken is None or dead is None:
                 return False
-            async for tag, dead in taken.letters():
-                if dead.letter.id == id:
-                    await self._put_back(dead, timeout)
-                    await taken.remove(tag)
-                    return True
-        return False
+            await self._put_back(dead, timeout)
+            await taken.remove_last()
+        return True
 
     async def discard(self, link: Link, queue: str, id: str) -> bool:
         async with self._busy, _take(link, queue, self._ours) as taken:
-            if taken is None:
+            if taken is None or await taken.find(id) is None:
                 return False
-            async for tag, dead in taken.letters():
-                if dead.letter.id == id:
-                    await taken.remove(tag)
-                    return True
-        return False
+            await taken.remove_last()
+        return True
 
     async def _put_back(self, dead: amqp_durable.Dead, timeout: float) -> None:
         letter = dead.letter

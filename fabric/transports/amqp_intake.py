@@ -150,7 +150,12 @@ class Intake:
             await self._linger(channel)
 
     async def _linger(self, channel: Channel) -> None:
-        await self._idle.wait()
+        settled = asyncio.ensure_future(self._idle.wait())
+        waits: set[asyncio.Future[Any]] = {settled, self._link.lost}
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            settled.cancel()
         self.alive = False
         await self._link.close_channel(channel)
 

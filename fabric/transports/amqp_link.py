@@ -20,7 +20,7 @@ from fabric.transports.amqp_settings import AmqpSettings
 from fabric.transports.amqp_wire import Lane, Wire
 
 _log = logging.getLogger("fabric.transports.amqp")
-_CLOSE_SECONDS = 2.0
+_CLOSE_SECONDS = 1.0
 
 T = TypeVar("T")
 
@@ -111,7 +111,7 @@ class Link:
                 # cancelling aiormq here would leave it waiting for the other end; without its socket it ends by itself
                 self.wire.abort()
                 await asyncio.gather(connecting, return_exceptions=True)
-        self._probe = await self.channel()
+        await self._ask_for_nothing()
 
     # -- use ------------------------------------------------------------------------------------------------------
 
@@ -196,20 +196,25 @@ class Link:
             ConnectionLost: none within ``timeout`` seconds.
         """
         asked = self.wire.loop.time()
-        if self._question is None or self._question.done():
-            self._question = self.wire.loop.create_task(self._ask_for_nothing())
+        question = self._question
+        if question is None or question.done():
+            self._question = question = self.wire.loop.create_task(self._ask_for_nothing())
+            question.add_done_callback(_hear)
         # one that is still under way is joined, not cancelled: aiormq would close the channel
-        waits: set[asyncio.Future[Any]] = {self._question, self.lost}
+        waits: set[asyncio.Future[Any]] = {question, self.lost}
         await asyncio.wait(waits, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        if self._question.done():
-            self._question.result()
+        if question.done() and not question.cancelled():
+            question.result()
             return self.wire.loop.time() - asked
         raise ConnectionLost(self.lost.result() if self.lost.done() else f"no answer to a ping within {timeout:g} s")
 
     async def _ask_for_nothing(self) -> None:
-        probe = self._probe
-        assert probe is not None
+        probe, self._probe = self._probe, None
+        if probe is None:
+            probe = await self.channel()
         await self.ask(lambda: probe.rpc(commands.Basic.Qos(prefetch_count=1)), doing="ping")
+        # one that was given up, which on a blocked link is no sign of death, took its channel with it
+        self._probe = probe
 
     def _on_lost(self, code: int, reason: str) -> None:
         if not self.lost.done():
@@ -254,3 +259,9 @@ class Link:
         with contextlib.suppress(Exception):
             async with asyncio.timeout(_CLOSE_SECONDS):
                 await asyncio.wait({asyncio.ensure_future(connection.closing)})
+
+
+def _hear(question: asyncio.Task[None]) -> None:
+    """Nobody may be waiting any more for the answer, and asyncio would complain of an error that nobody heard."""
+    if not question.cancelled():
+        question.exception()

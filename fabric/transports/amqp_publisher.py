@@ -9,7 +9,7 @@ from typing import Any
 
 from aiormq.channel import Channel
 
-from fabric.errors import ConnectionLost, FabricError, NotSent, PayloadTooLarge, TransportClosed
+from fabric.errors import FabricError, NotSent, PayloadTooLarge, TransportClosed
 from fabric.tasks import Tasks
 from fabric.transports import amqp_frames as frames
 from fabric.transports.amqp_confirms import Confirms, Sending
@@ -185,7 +185,7 @@ class Publisher:
         sending = Sending(loop.create_future(), exchange, key, id)
         outlet.write(exchange, key, mandatory, properties, body)
         outlet.lane.add(sending)
-        limit = loop.call_at(deadline, sending.fail, ConnectionLost(f"sent but not confirmed within {timeout:g} s"))
+        limit = loop.call_at(deadline, sending.expire, timeout)
         try:
             await sending.done
         finally:
@@ -208,7 +208,7 @@ class Publisher:
         outlet, link = self._posts, self._link
         if outlet is None or link is None or link.blocked is not None or not self._live:
             return False
-        if outlet.lane.is_closed or link.wire.holds_over(self._settings.post_buffer):
+        if outlet.lane.is_closed or link.lost.done() or link.wire.holds_over(self._settings.post_buffer):
             return False
         if table is None and expires is None:
             place = content_type, False, int(priority)

@@ -83,8 +83,11 @@ class Session:
         pinging = asyncio.get_running_loop().create_task(self._ping_until_silent())
         waits: set[asyncio.Future[Any]] = {self.publish.lost, self.consume.lost, pinging}
         try:
-            done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            return str(done.pop().result())
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for link in (self.publish, self.consume):
+                if link.lost.done():
+                    return link.lost.result()
+            return pinging.result()
         finally:
             pinging.cancel()
             await asyncio.gather(pinging, return_exceptions=True)
@@ -111,11 +114,12 @@ class Session:
 
 
 async def _unanswered(link: Link, timeout: float) -> str:
-    """Why ``link`` counts as dead, or "". One that is busy with other bytes is not."""
+    """Why ``link`` counts as dead, or "". One that is busy with other bytes is not, nor one that was blocked meanwhile."""
     try:
         await link.ping(timeout=timeout)
     except ConnectionLost as error:
-        return "" if link.silence < timeout and not link.lost.done() else str(error)
+        alive = link.silence < timeout or link.blocked is not None
+        return "" if alive and not link.lost.done() else str(error)
     except FabricError as error:
         return str(error)
     return ""

@@ -95,6 +95,7 @@ class Wire(asyncio.StreamReaderProtocol):
         # without this aiormq would log a traceback of its reader, for what is an everyday event
         self.reader.feed_data(frames.CONNECTION_CLOSE_OK_FRAME)
         super().connection_lost(None)
+        self._socket = None
         self._lost(0, str(exc) if exc else "closed by the other end")
 
     def eof_received(self) -> bool:

@@ -31,6 +31,7 @@ class PrivateNode:
         self.url = f"amqp://guest:guest@127.0.0.1:{self._port}/"
         self.version = ""
         self._process: subprocess.Popen[bytes] | None = None
+        self._mapper: subprocess.Popen[bytes] | None = None
         self._environment = {
             "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
             "LANG": "C.UTF-8",
@@ -82,6 +83,14 @@ class PrivateNode:
             self._process.wait(2 * _STOP_SECONDS)
 
     def start(self) -> None:
+        if self._mapper is None:
+            self._mapper = subprocess.Popen(
+                [_find_mapper()],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
         with open(self._folder / "output", "ab") as output:
             self._process = subprocess.Popen(
                 [str(self._scripts / "rabbitmq-server")],
@@ -99,11 +108,19 @@ class PrivateNode:
     def stop(self) -> None:
         self._signal(signal.SIGCONT)
         self.kill()
-        epmd = shutil.which("epmd")
-        if epmd and self._folder.exists():
-            with contextlib.suppress(subprocess.SubprocessError):
-                subprocess.run([epmd, "-kill"], env=self._environment, capture_output=True, timeout=_STOP_SECONDS, check=False)
+        if self._mapper is not None:
+            self._mapper.kill()
+            self._mapper.wait(_STOP_SECONDS)
+            self._mapper = None
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _find_mapper() -> str:
+    """Erlang's port mapper. The node would start one by itself, as a daemon that nobody ends."""
+    found = shutil.which("epmd") or next((str(path) for path in Path("/usr/lib/erlang").glob("erts-*/bin/epmd")), None)
+    if found is None:
+        raise BrokerUnavailable("rabbitmq-server is installed, but Erlang's epmd is not where it was looked for")
+    return found
 
 
 def find_scripts() -> Path | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from tests.brokers.node import BrokerNode
@@ -38,6 +40,11 @@ def add_users(node: BrokerNode, users: Mapping[str, tuple[str, str, str]], *, ta
 def delete_users(node: BrokerNode, users: Mapping[str, object]) -> None:
     steps = [f"catch rabbit_auth_backend_internal:delete_user({_text(user)}, {_text('test')})" for user in users]
     node.ctl("eval", ", ".join(steps) + ".")
+
+
+def import_definitions(node: BrokerNode, definitions: Mapping[str, Any]) -> None:
+    """As ``rabbitmqctl import_definitions`` does, which would want a file where the node is."""
+    node.ctl("eval", f"ok = rabbit_definitions:import_raw({_text(json.dumps(definitions))}).")
 
 
 @contextmanager

@@ -94,7 +94,7 @@ async def test_other_arguments_are_a_clear_error(amqp: AmqpBackend) -> None:
     await old.consume(group(amqp.topology, max_attempts=3), lambda delivery: None, timeout=5)
     with pytest.raises(TopologyConflict, match="x-delivery-limit") as caught:
         await new.consume(group(amqp.topology, max_attempts=4), lambda delivery: None, timeout=5)
-    assert "another version" in str(caught.value)
+    assert TopologyConflict.advice in str(caught.value)
     assert new.state is LinkState.READY
     assert new.epoch == 1
 

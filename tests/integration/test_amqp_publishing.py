@@ -173,6 +173,24 @@ async def test_a_memory_alarm(amqp: AmqpBackend, private_broker: BrokerNode) -> 
     assert (await inbox.next()).body == b"patient"
 
 
+async def test_a_long_alarm(amqp: AmqpBackend, private_broker: BrokerNode) -> None:
+    """M11: a link that is blocked for longer than every limit of ours, with a ping under way when it begins, is not taken for
+    dead, and works when the alarm is over."""
+    transport = await amqp.make(ping_interval=0.01, ping_timeout=0.3, operation_timeout=1.0)
+    events: Inbox[LinkEvent] = Inbox()
+    transport.watch(events)
+    await amqp.block()
+    transport.post(amqp.topology.broadcast, "", b"makes the broker say that it is blocked")
+    await events.next(lambda event: event.state is LinkState.BLOCKED)
+    with pytest.raises(NotSent, match="blocked"):
+        await transport.send(amqp.topology.events, "made", b"", timeout=3)
+    await amqp.unblock()
+    await transport.send(amqp.topology.events, "made", b"", timeout=10)
+    for _ in range(3):
+        await transport.ping(timeout=5)
+    assert transport.epoch == 1
+
+
 async def test_a_retry_during_an_alarm_loses_nothing(amqp: AmqpBackend, private_broker: BrokerNode) -> None:
     """What can't be moved to its delay queue is given back to its queue, within 5 seconds, and comes again."""
     transport = await amqp.transport()
