@@ -213,5 +213,5 @@ def test_without_chance_it_begins_with_the_first(name: str, kind: Callable[[], S
 
 def test_an_unknown_strategy() -> None:
     """A misspelt name says which there are."""
-    with pytest.raises(ConfigurationError, match="'roundrobin'; there are: least-connections, p2c, random, round-robin, weighted"):
+    with pytest.raises(ConfigurationError, match="there are: least-connections, p2c, random, round-robin, weighted"):
         strategy("roundrobin")
