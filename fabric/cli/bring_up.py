@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fabric.cli.exits import ExitCode
+from fabric.cli.fork_server import EXIT_UNSEEN
 from fabric.cli.launch import BROKER, COORDINATOR
 from fabric.cli.local_fleet import LocalFleet, local_fleet
 from fabric.cli.process import ProcessEnd
@@ -47,6 +48,7 @@ class UpRequest:
         root: where ``.fabric`` is and the processes are started.
         view: makes a view for the start and one for the stop.
         concluded: called once, when the start has ended; the views are closed then.
+        fork_server: whether processes are made by one that has Fabric loaded; None: as the fleet file says.
     """
 
     fleet: Fleet
@@ -57,6 +59,7 @@ class UpRequest:
     stay: Stay
     view: Callable[[], View]
     concluded: Callable[[FleetStatus, LocalFleet], None]
+    fork_server: bool | None = None
 
 
 async def bring_up(request: UpRequest) -> ExitCode:
@@ -65,7 +68,7 @@ async def bring_up(request: UpRequest) -> ExitCode:
     Raises:
         FabricError: it could not even be begun.
     """
-    ends: asyncio.Queue[ProcessEnd] = asyncio.Queue()
+    news: asyncio.Queue[ProcessEnd | str] = asyncio.Queue()
     async with (
         Told() as told,
         local_fleet(
@@ -73,12 +76,14 @@ async def bring_up(request: UpRequest) -> ExitCode:
             broker_url=request.broker_url,
             namespace=request.namespace,
             root=request.root,
-            on_end=ends.put_nowait,
+            on_end=news.put_nowait,
+            on_note=news.put_nowait,
+            fork_server=request.fleet.fork_server if request.fork_server is None else request.fork_server,
         ) as local,
     ):
         told.in_haste(local.supervisor.hurry)
         async with connected(local.target, timeout=_REACH_LIMIT) as hub, FleetWatch(hub) as watch:
-            run = _Run(request, told, local, hub, watch, ends)
+            run = _Run(request, told, local, hub, watch, news)
             return await run.whole()
 
 
@@ -86,9 +91,15 @@ class _Run:
     """One run, in the order of its methods."""
 
     def __init__(
-        self, request: UpRequest, told: Told, local: LocalFleet, hub: Hub, watch: FleetWatch, ends: asyncio.Queue[ProcessEnd]
+        self,
+        request: UpRequest,
+        told: Told,
+        local: LocalFleet,
+        hub: Hub,
+        watch: FleetWatch,
+        news: asyncio.Queue[ProcessEnd | str],
     ) -> None:
-        self._request, self._told, self._local, self._hub, self._watch, self._ends = request, told, local, hub, watch, ends
+        self._request, self._told, self._local, self._hub, self._watch, self._news = request, told, local, hub, watch, news
         self._view = request.view()
         self._last: FleetStatus | None = None
         self._begun = False
@@ -97,7 +108,7 @@ class _Run:
     async def whole(self) -> ExitCode:
         tasks = Tasks("fabric up")
         try:
-            tasks.start(self._report_ends(), "report of ended processes")
+            tasks.start(self._report_news(), "report of ended processes")
             tasks.start(self._local.start_services(self._hub), "start of processes")
             code = await self._until_told()
         finally:
@@ -170,9 +181,12 @@ class _Run:
         if error := self._local.coordinator_failed():
             raise error
 
-    async def _report_ends(self) -> None:
+    async def _report_news(self) -> None:
         while True:
-            end = await self._ends.get()
+            end = await self._news.get()
+            if isinstance(end, str):
+                self._view.note(end)
+                continue
             self._view.note(f"{end.name}: process {end.pid} {describe_end(end)}")
             if end.service in (BROKER, COORDINATOR):
                 continue
@@ -216,6 +230,8 @@ def describe_end(end: ProcessEnd) -> str:
             how = f"was killed by {signal.Signals(-end.code).name}"
         except ValueError:
             how = f"was killed by signal {-end.code}"
+    elif end.code == EXIT_UNSEEN:
+        how = "ended, how was not seen,"
     else:
         how = f"ended with exit code {end.code}"
     then = "" if end.restarting_in is None else f"; it is started again in {end.restarting_in:g} s"

@@ -5,7 +5,8 @@ is one small process beside the supervisor, which holds the guard's standard inp
 whatever still carries the mark: stuck services, foreign commands that know nothing of the lifeline, their children.
 Marks, not process ids or groups, because ids are used again and groups can be left.
 
-It is run as a script, so it imports nothing of Fabric.
+It is run as a script, so it imports nothing of Fabric; and psutil only when there is something to do, so that it costs next
+to nothing until then.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import os
 import signal
 import sys
 import time
+from typing import TYPE_CHECKING
 
-import psutil
+if TYPE_CHECKING:
+    import psutil
 
 MARK = "FABRIC_SUPERVISOR"
 """The environment variable: ``TOKEN/NAME``, the supervisor's token and the name of the process it started."""
@@ -23,17 +26,29 @@ MARK = "FABRIC_SUPERVISOR"
 
 def marked(mark: str) -> list[psutil.Process]:
     """The processes that carry ``mark``, or one that begins with it and a slash; without the caller."""
-    found = []
-    for process in psutil.process_iter():
-        if process.pid == os.getpid():
-            continue
-        try:
-            value = process.environ().get(MARK, "")
-        except (psutil.Error, OSError):
-            continue
-        if value == mark or value.startswith(mark + "/"):
-            found.append(process)
-    return found
+    import psutil
+
+    return [process for process in psutil.process_iter() if process.pid != os.getpid() and _carries(process, mark)]
+
+
+def carries(pid: int, mark: str) -> bool:
+    """Whether the process ``pid`` is there and carries ``mark``, or one that begins with it and a slash."""
+    import psutil
+
+    try:
+        return _carries(psutil.Process(pid), mark)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _carries(process: psutil.Process, mark: str) -> bool:
+    import psutil
+
+    try:
+        value = process.environ().get(MARK, "")
+    except (psutil.Error, OSError):
+        return False
+    return value == mark or value.startswith(mark + "/")
 
 
 def sweep(mark: str, *, grace: float, limit: float = 10.0) -> int:
@@ -45,7 +60,10 @@ def sweep(mark: str, *, grace: float, limit: float = 10.0) -> int:
     Returns:
         How many processes were there.
     """
-    victims = marked(mark)
+    import psutil
+
+    if not (victims := marked(mark)):
+        return 0
     seen = {process.pid for process in victims}
     _signal(victims, signal.SIGTERM)
     psutil.wait_procs(victims, timeout=grace)
@@ -59,6 +77,8 @@ def sweep(mark: str, *, grace: float, limit: float = 10.0) -> int:
 
 
 def _signal(processes: list[psutil.Process], number: signal.Signals) -> None:
+    import psutil
+
     for process in processes:
         try:
             process.send_signal(number)

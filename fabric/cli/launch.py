@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fabric.cli.process import ProcessSpec, Restart
+from fabric.cli.fork_server import ForkServerSpec
+from fabric.cli.process import FABRIC, ProcessSpec, Restart
 from fabric.coordination.fleet import Fleet
 from fabric.errors import ConfigurationError
 from fabric.startup.definition import RetryPolicy
@@ -41,6 +42,11 @@ class Launch:
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         }
 
+    def fork_server(self) -> ForkServerSpec:
+        """What makes them, where that is wanted."""
+        modules = (run.target.partition(":")[0] for run in self.fleet.runs.values() if run.target and self.fleet.preload)
+        return ForkServerSpec(environment=self.environment(), cwd=self.root, modules=tuple(dict.fromkeys(modules)))
+
     def broker(self, socket: Path) -> ProcessSpec:
         """The embedded broker."""
         return self._fabric(BROKER, "broker", "--socket", str(socket))
@@ -62,7 +68,7 @@ class Launch:
                 raise ConfigurationError(
                     f"service {name} has neither run nor command, so it can't be started here", source=definition.source
                 )
-            argv = (sys.executable, "-m", "fabric.cli", "run", run.target) if run.target else run.command
+            argv = (*FABRIC, "run", run.target) if run.target else run.command
             for number in range(1, run.instances + 1):
                 yield ProcessSpec(
                     name=f"{name}-{number}",
@@ -95,7 +101,7 @@ class Launch:
         return ProcessSpec(
             name=name,
             service=name,
-            argv=(sys.executable, "-m", "fabric.cli", *arguments),
+            argv=(*FABRIC, *arguments),
             env={**self.environment(), "FABRIC_INSTANCE": f"{name}-1"},
             cwd=self.root,
             restart=_INFRASTRUCTURE,

@@ -138,6 +138,8 @@ async def local_fleet(
     namespace: str | None,
     root: Path,
     on_end: Callable[[ProcessEnd], None],
+    on_note: Callable[[str], None] = lambda text: None,
+    fork_server: bool = True,
     grace: float = 15.0,
 ) -> AsyncIterator[LocalFleet]:
     """The broker and the coordinator of ``fleet`` run on entry; nothing of it runs after exit.
@@ -146,6 +148,8 @@ async def local_fleet(
         broker_url: None starts the embedded broker.
         root: where ``.fabric`` is, and where the processes are started.
         on_end: told of each process that ended by itself.
+        on_note: told what people should know besides.
+        fork_server: make processes of Fabric's own by one that has it loaded; starting each afresh takes longer.
 
     Raises:
         ConfigurationError: it runs here already, or the file does not say how to start a service.
@@ -160,7 +164,12 @@ async def local_fleet(
             root=root,
         )
         async with Supervisor(
-            log_dir=directory.logs, on_start=lambda: local.record(), on_end=lambda end: ended(end), grace=grace
+            log_dir=directory.logs,
+            on_start=lambda: local.record(),
+            on_end=lambda end: ended(end),
+            on_note=on_note,
+            grace=grace,
+            fork=launch.fork_server() if fork_server else None,
         ) as supervisor:
             local = LocalFleet(launch, directory, supervisor)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import typer
 
@@ -32,11 +33,15 @@ for command in COMMANDS:
     command.register(app)
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """Run one command and exit with its code."""
+def main(args: Sequence[str] | None = None, *, run: Callable[..., Any] = app) -> None:
+    """Run one command and exit with its code.
+
+    Args:
+        run: the commands, where they were read in advance: ``typer.main.get_command(app)``.
+    """
     given = list(sys.argv[1:] if args is None else args)
     try:
-        app(args=given, prog_name="fabric")
+        run(args=given, prog_name="fabric")
     except FabricError as error:
         sys.exit(report(error, as_json="--json" in given))
     except TimeoutError:

@@ -8,14 +8,18 @@ import enum
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from fabric.cli import guard
 from fabric.cli.logfile import tail
 from fabric.clock import Clock
 
+FABRIC = (sys.executable, "-m", "fabric.cli")
+"""How a process of Fabric's own is started: what comes behind are arguments of the command line."""
 EXIT_CONFIGURATION = 2
 """A process that ends with this code was started wrongly; starting it again the same way is of no use."""
 
@@ -84,7 +88,7 @@ class ProcessEnd:
     """A process ended without being told to.
 
     Attributes:
-        code: its exit code; negative is the signal that ended it; 127: it could not be started.
+        code: its exit code; negative is the signal that ended it; 127: it could not be started; 256: nobody saw it.
         uptime: seconds.
         log: the last lines it wrote.
         restarting_in: seconds until it is started again, None: never.
@@ -99,10 +103,44 @@ class ProcessEnd:
     restarting_in: float | None
 
 
+class Running(Protocol):
+    """A process that was started."""
+
+    @property
+    def pid(self) -> int: ...
+
+    async def wait(self) -> int:
+        """Its exit code; negative is the signal that ended it."""
+        ...
+
+
+Starter = Callable[[ProcessSpec, Mapping[str, str], Path], Awaitable[Running]]
+"""Starts a process with this environment, writing to this file; raises OSError where that can't be."""
+
+
+async def start_program(spec: ProcessSpec, environment: Mapping[str, str], log: Path, *, lifeline: int) -> Running:
+    """The starter of any program.
+
+    Args:
+        lifeline: a descriptor that it inherits.
+    """
+    with log.open("ab") as output:
+        return await asyncio.create_subprocess_exec(
+            *spec.argv,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=dict(environment),
+            cwd=spec.cwd,
+            pass_fds=(lifeline,),
+            start_new_session=True,
+        )
+
+
 class Process:
     """One spec and the process that now plays it. Owned by the supervisor; ``run`` is its task."""
 
-    def __init__(self, spec: ProcessSpec, log: Path, environment: Mapping[str, str], lifeline: int, clock: Clock) -> None:
+    def __init__(self, spec: ProcessSpec, log: Path, environment: Mapping[str, str], start: Starter, clock: Clock) -> None:
         self.spec, self.log = spec, log
         self.pid = 0
         self.state = ProcessState.RUNNING
@@ -110,7 +148,7 @@ class Process:
         self.failures = 0
         self._alive = False
         self.stopping = asyncio.Event()
-        self._environment, self._lifeline, self._clock = environment, lifeline, clock
+        self._environment, self._start, self._clock = environment, start, clock
 
     async def run(self, on_start: Callable[[], None], on_end: Callable[[ProcessEnd], None]) -> None:
         """From the first start to the end for good. ``on_start`` is called at each start, also one that failed."""
@@ -143,17 +181,7 @@ class Process:
 
     async def _once(self, on_start: Callable[[], None]) -> int:
         try:
-            with self.log.open("ab") as output:
-                process = await asyncio.create_subprocess_exec(
-                    *self.spec.argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=subprocess.STDOUT,
-                    env=dict(self._environment),
-                    cwd=self.spec.cwd,
-                    pass_fds=(self._lifeline,),
-                    start_new_session=True,
-                )
+            process = await self._start(self.spec, self._environment, self.log)
         except OSError as error:
             with self.log.open("a", encoding="utf-8") as output:
                 output.write(f"can't start {self.spec.argv[0]!r}: {error}\n")

@@ -14,14 +14,15 @@ import secrets
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from fabric.cli import guard
+from fabric.cli import fork_server, guard
+from fabric.cli.fork_server import ForkServer, ForkServerLost, ForkServerSpec
 from fabric.cli.logfile import rotate, tail
-from fabric.cli.process import Process, ProcessEnd, ProcessSpec, ProcessView
+from fabric.cli.process import Process, ProcessEnd, ProcessSpec, ProcessView, Running, start_program
 from fabric.clock import Clock, SystemClock
 
 
@@ -32,7 +33,9 @@ class Supervisor:
         log_dir: one ``NAME.log`` a process; made if missing.
         on_start: called in the event loop when a process was started, or started again. Must not block or raise.
         on_end: the same when one ended without being told to.
+        on_note: called with what people should know besides.
         grace: seconds between SIGTERM and SIGKILL. Longer lets them finish their work, shorter ends sooner.
+        fork: makes processes of Fabric's own by a fork server where the system can; None starts each afresh.
     """
 
     def __init__(
@@ -41,21 +44,31 @@ class Supervisor:
         log_dir: Path,
         on_start: Callable[[], None] = lambda: None,
         on_end: Callable[[ProcessEnd], None] = lambda end: None,
+        on_note: Callable[[str], None] = lambda text: None,
         grace: float = 10.0,
+        fork: ForkServerSpec | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._log_dir, self._on_start, self._on_end, self.grace = log_dir, on_start, on_end, grace
+        self._on_note, self._fork = on_note, fork
         self._clock: Clock = clock or SystemClock()
         self._token = secrets.token_hex(8)
         self._processes: dict[str, Process] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._guard: asyncio.subprocess.Process | None = None
+        self._fork_server: ForkServer | None = None
         self._lifeline: tuple[int, int] | None = None
         self._hurry = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         self._log_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lifeline = os.pipe()
+        if self._fork is not None and ForkServer.is_possible():
+            log = self._log_dir / f"{fork_server.NAME}.log"
+            rotate(log)
+            self._fork_server = await ForkServer(
+                self._fork, token=self._token, lifeline=self._lifeline[0], log=log, lost=self._on_note
+            ).open()
         self._guard = await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",
@@ -97,7 +110,7 @@ class Supervisor:
             "FABRIC_LIFELINE_FD": str(lifeline),
             guard.MARK: f"{self._token}/{spec.name}",
         }
-        process = Process(spec, log, environment, lifeline, self._clock)
+        process = Process(spec, log, environment, self._start, self._clock)
         started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._processes[spec.name] = process
 
@@ -112,6 +125,15 @@ class Supervisor:
         if task.done():
             task.result()
         return process.pid
+
+    async def _start(self, spec: ProcessSpec, environment: Mapping[str, str], log: Path) -> Running:
+        if self._fork_server is not None and self._fork_server.makes(spec.argv, environment):
+            try:
+                return await self._fork_server.make(spec.argv, environment, cwd=spec.cwd or Path.cwd(), log=log)
+            except ForkServerLost:  # perhaps it had made it; then that one must not meet the one that is started now
+                await asyncio.to_thread(guard.sweep, environment[guard.MARK], grace=0.0)
+        assert self._lifeline is not None
+        return await start_program(spec, environment, log, lifeline=self._lifeline[0])
 
     def mark_up(self, name: str) -> None:
         """It has been up: from now on its restarts are not counted as attempts to start."""
@@ -160,6 +182,9 @@ class Supervisor:
         """End all, the last started first, and whatever they left. Idempotent; at most grace plus ten seconds a process."""
         for name in reversed(self._processes):
             await self.stop(name)
+        if self._fork_server is not None:
+            await self._fork_server.aclose()
+            self._fork_server = None
         if self._lifeline is not None:
             for end in self._lifeline:
                 os.close(end)

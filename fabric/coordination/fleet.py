@@ -61,6 +61,9 @@ class Fleet:
         slots: services that may be starting at once; None is no limit.
         budgets: of each named resource, what all starts together may take.
         runs: by service, in the order of the file.
+        fork_server: whether processes are made by one that has Fabric loaded. Each afresh takes longer and is independent of it.
+        preload: whether that one loads the modules of the services too. They are then loaded once and shared; what they read
+            from the environment when they are imported is the same for all, and none may start threads then.
     """
 
     name: str
@@ -71,6 +74,8 @@ class Fleet:
     runs: Mapping[str, RunSpec]
     slots: int | None = None
     budgets: Mapping[str, float] = field(default_factory=dict)
+    fork_server: bool = True
+    preload: bool = False
 
     @property
     def definitions(self) -> tuple[ServiceDefinition, ...]:
@@ -138,6 +143,8 @@ def parse_fleet(text: str, path: str | Path, *, environment: Mapping[str, str] |
         },
         slots=entry.slots,
         budgets=entry.budgets,
+        fork_server=bool(entry.fork_server),
+        preload=entry.fork_server == "preload",
     )
 
 

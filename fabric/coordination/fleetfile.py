@@ -162,6 +162,7 @@ class FleetEntry(Entry):
     namespace: Name | None = None
     slots: Count | None = None
     budgets: dict[str, Amount] = Field(default_factory=dict)
+    fork_server: Literal[True, False, "preload"] = True
     services: dict[Name, ServiceEntry] = Field(min_length=1)
     stages: list[StageEntry] = Field(default_factory=list)
 

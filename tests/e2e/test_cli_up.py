@@ -298,7 +298,7 @@ def test_kill_9_of_the_command_line_leaves_nothing(shop: Shop) -> None:
     with shop.up() as up:
         read_until(up, "Ctrl-C stops it")
         processes = family(up)
-        assert len(processes) == 7  # the guard, the broker, the coordinator, four instances
+        assert len(processes) == 8  # the guard, the fork server, the broker, the coordinator, four instances
         up.send_signal(signal.SIGKILL)
         until(lambda: gone(processes))
     assert running_fleets(shop.root) == []

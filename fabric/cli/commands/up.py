@@ -27,6 +27,13 @@ def up(
         bool | None,
         typer.Option("--keep/--exit-when-up", help="Stay in any case, or stop it in any case. Default: stay if it came up."),
     ] = None,
+    fork_server: Annotated[
+        bool | None,
+        typer.Option(
+            "--fork-server/--no-fork-server",
+            help="Make processes by one that has Fabric loaded, or start each afresh. Default: the file's, else make.",
+        ),
+    ] = None,
     profile_out: Annotated[Path | None, typer.Option(help="Write the profile of the start here, as JSON.")] = None,
     broker_url: Annotated[
         str | None,
@@ -70,5 +77,6 @@ def up(
         stay=stay,
         view=Views(as_json=json),
         concluded=Conclusion(stay=stay, as_json=json, profile_out=profile_out, announce=announce),
+        fork_server=fork_server,
     )
     raise typer.Exit(asyncio.run(bring_up(request)))

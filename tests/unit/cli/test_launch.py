@@ -44,6 +44,16 @@ def test_processes_know_their_place(launch: Launch, shop: Path) -> None:
     assert "secret" not in repr(second)
 
 
+def test_the_fork_server_knows_what_all_have_in_common(launch: Launch, shop: Path) -> None:
+    """It gets the environment of the fleet and none of a single service, and the services' modules only if the file says so."""
+    spec = launch.fork_server()
+    assert (spec.environment, spec.cwd, spec.modules) == (launch.environment(), shop, ())
+    assert "secret" not in repr(spec)
+    (shop / "shop.yaml").write_text((shop / "shop.yaml").read_text() + "fork_server: preload\n")
+    preloading = Launch(fleet=load_fleet("shop.yaml"), broker_url="unix:///s", namespace="ns", root=shop)
+    assert preloading.fork_server().modules == ("shop.store", "shop.web", "shop.mail", "shop.extra")
+
+
 def test_restarts_follow_the_retry_policy(launch: Launch) -> None:
     """A process is started as often before it was up as the service's policy has attempts."""
     specs = {spec.name: spec for spec in launch.services()}

@@ -42,7 +42,7 @@ async def test_broadcasts_are_followed() -> None:
 async def test_where_no_broadcast_comes_the_coordinator_is_asked() -> None:
     """Broadcasts are best effort: what one lost is asked for, and an unreachable coordinator is remembered as trouble."""
     async with Bench() as bench, FleetWatch(await bench.hub("cli"), every=0.01) as watch, asyncio.timeout(20):
-        while not watch.trouble:  # noqa: ASYNC110 - set by the watch itself
+        while not watch.trouble:
             await asyncio.sleep(0.01)
         assert "no live instance" in watch.trouble
         await bench.start(Coordinator())

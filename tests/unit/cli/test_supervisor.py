@@ -36,7 +36,7 @@ def python(name: str, code: str, *, restart: Restart = NEVER, env: dict[str, str
 
 async def until(condition: Callable[[], object], *, seconds: float = 20.0) -> None:
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - what is awaited happens in other processes
+        while not condition():
             await asyncio.sleep(0.02)
 
 
