@@ -125,8 +125,9 @@ def publish(method: bytes, channel: int, frame_max: int, properties: bytes, body
     return b"".join(parts)
 
 
-def ack(channel: int, tag: int) -> bytes:
-    return _ACK.pack(METHOD, channel, 13, BASIC, 80, tag, 0, 0xCE)
+def ack(channel: int, tag: int, *, multiple: bool = False) -> bytes:
+    """``multiple``: all before it too."""
+    return _ACK.pack(METHOD, channel, 13, BASIC, 80, tag, 1 if multiple else 0, 0xCE)
 
 
 def nack(channel: int, tag: int, *, requeue: bool) -> bytes:

@@ -12,6 +12,7 @@ from aiormq.channel import Channel
 
 from fabric.errors import FabricError
 from fabric.transports import amqp_durable, amqp_frames
+from fabric.transports.amqp_acks import Acks
 from fabric.transports.amqp_delivery import AmqpDelivery
 from fabric.transports.amqp_link import Link
 from fabric.transports.amqp_moves import Mover
@@ -56,11 +57,8 @@ class Intake:
         self._channel: Channel | None = None
         self._tag = ""
         self.alive = True
-        self._unsettled = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._acks: Acks | None = None
         self._held: list[AmqpDelivery] | None = [] if held else None
-        self._acks = orders.spec.ack
         self._most_attempts = orders.spec.max_attempts if orders.spec.durable else 0
         self.queue = ""
 
@@ -77,13 +75,15 @@ class Intake:
             ConnectionLost, ConfigurationError, TopologyConflict.
         """
         self._channel = channel = await self._link.channel(self)
+        if self._orders.spec.ack:
+            self._acks = Acks(self._link.wire.write, channel.number)
         try:
             self.queue = name = await self._declare(channel)
             for key in keys:
                 await self.bind(key)
             await self._consume(channel, name)
         except BaseException:
-            self.alive = False
+            self.drop()
             await self._link.close_channel(channel)
             raise
 
@@ -144,19 +144,24 @@ class Intake:
                 await self._link.ask(lambda: channel.queue_delete(self.queue), doing=f"deleting the queue {self.queue!r}")
         except FabricError as error:
             _log.info("closing the consumer of %r: %s", self.queue, error)
-        if self._unsettled:
-            self._orders.start(self._linger(channel), "settle the last deliveries")
+        if self._acks is not None and len(self._acks):
+            self._orders.start(self._linger(channel, self._acks), "settle the last deliveries")
         else:
-            await self._linger(channel)
+            await self._leave(channel)
 
-    async def _linger(self, channel: Channel) -> None:
-        settled = asyncio.ensure_future(self._idle.wait())
+    async def _linger(self, channel: Channel, acks: Acks) -> None:
+        settled = asyncio.ensure_future(acks.idle.wait())
         waits: set[asyncio.Future[Any]] = {settled, self._link.lost}
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
             settled.cancel()
-        self.alive = False
+        await self._leave(channel)
+
+    async def _leave(self, channel: Channel) -> None:
+        if self._acks is not None:
+            self._acks.flush()
+        self.drop()
         await self._link.close_channel(channel)
 
     def release(self) -> None:
@@ -166,10 +171,11 @@ class Intake:
             self._hand_over(delivery)
 
     def drop(self) -> None:
-        """The link is gone: nothing may be settled any more."""
+        """Nothing may be settled any more."""
         self.alive = False
         self._held = None
-        self._idle.set()
+        if self._acks is not None:
+            self._acks.close()
 
     async def replace(self, link: Link) -> None:
         """Another one takes over on ``link``. Never raises."""
@@ -185,9 +191,8 @@ class Intake:
         exchange, end = amqp_frames.read_short_string(method, offset + 9)
         key, _ = amqp_frames.read_short_string(method, end)
         delivery = AmqpDelivery(self, tag, bool(method[offset + 8]), exchange, key, header, body)
-        if self._acks:
-            self._unsettled += 1
-            self._idle.clear()
+        if self._acks is not None:
+            self._acks.add(tag)
         else:
             delivery.settled = True
         if self._held is not None:
@@ -215,8 +220,8 @@ class Intake:
         self._end(f"the broker closed its channel: {code} {reason}")
 
     def _end(self, reason: str) -> None:
-        was_alive, self.alive = self.alive, False
-        self._idle.set()
+        was_alive = self.alive
+        self.drop()
         if was_alive:
             self._lost(reason)
 
@@ -243,12 +248,12 @@ class Intake:
 
     def _finish(self, delivery: AmqpDelivery, *, done: bool) -> None:
         """Acknowledge it, or give it back to its queue."""
-        self._unsettled -= 1
-        if self.alive and self._channel is not None:
-            number, tag = self._channel.number, delivery.tag
-            self._link.wire.write(amqp_frames.ack(number, tag) if done else amqp_frames.nack(number, tag, requeue=True))
-        if not self._unsettled:
-            self._idle.set()
+        if self._acks is None:
+            return
+        if done:
+            self._acks.ack(delivery.tag)
+        else:
+            self._acks.requeue(delivery.tag)
 
 
 def _claim(delivery: AmqpDelivery) -> bool:
