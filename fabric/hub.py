@@ -344,7 +344,9 @@ class Hub:
             self.topology.requests(self.instance), dispatcher.receive, timeout=self.settings.connect_timeout
         )
         subscriber = partial(Subscriber, self.transport, self.topology, self.settings, contract, service, clock=self.clock)
-        self._served = Served(self.transport, dispatcher, subscriber, inbox, self.settings, instance=self.instance)
+        self._served = Served(
+            self.transport, dispatcher, subscriber, inbox, self.settings, exchange=self.topology.rpc, instance=self.instance
+        )
         await self._presence.announce_as(describe or partial(self.describe, contract))
         return self._served
 

@@ -11,6 +11,7 @@ from fabric.dispatcher import MARK, Dispatcher
 from fabric.errors import FabricError
 from fabric.subscriber import Subscriber
 from fabric.transports.base import Consumer, LinkState, Transport
+from fabric.transports.topology import last_call
 from fabric.wire import codec
 from fabric.wire.message import MessageIds, MessageType, Priority, ServiceMessage
 
@@ -30,9 +31,11 @@ class Served:
         inbox: Consumer,
         settings: Settings,
         *,
+        exchange: str,
         instance: str,
     ) -> None:
-        self._transport, self._dispatcher, self._inbox = transport, dispatcher, inbox
+        """``exchange``: where the inbox is bound to ``instance``."""
+        self._transport, self._dispatcher, self._inbox, self._exchange = transport, dispatcher, inbox, exchange
         self._make_subscriber, self._settings, self._instance = subscriber, settings, instance
         self._subscriber: Subscriber | None = None
         self.closed = False
@@ -77,16 +80,18 @@ class Served:
 
     async def _last_call(self) -> None:
         """A queue that goes takes what it holds with it, unanswered. So first let nothing more in, and then let everything
-        out that came before: a message to ourselves is behind all of it."""
+        out that came before: a message to ourselves is behind all of it. It does not go by the name of the queue, for who may
+        publish so may publish to every queue there is."""
         if self._transport.state is not LinkState.READY:
             return
         mark = ServiceMessage(MessageIds().next(), MessageType.PROBE, "", self._instance, "", MARK, priority=Priority.LOW)
         try:
             async with asyncio.timeout(LAST_CALL_TIMEOUT):
+                await self._inbox.bind(last_call(self._instance))
                 await self._inbox.unbind(self._instance)
                 await self._transport.send(
-                    "",
-                    self._inbox.address,
+                    self._exchange,
+                    last_call(self._instance),
                     codec.encode(mark),
                     timeout=LAST_CALL_TIMEOUT,
                     priority=Priority.LOW,

@@ -2,7 +2,7 @@
 
 All are prefixed by a namespace, so that several fleets share a broker. Three ways of keys:
 
-* ``rpc`` (direct): one instance's id for requests, one hub's ``reply.ID`` for answers.
+* ``rpc`` (direct): one instance's id for requests, one hub's ``reply.ID`` for answers, an instance's ``ID.last`` when it leaves.
 * ``discovery`` (topic): ``up.service.NAME`` and ``up.capability.NAME`` carry announcements to those who asked for them;
   ``who.service.NAME`` and ``who.capability.NAME`` ask the instances to announce themselves.
 * ``control`` (topic): ``command.SERVICE`` to its agents, ``vote.SERVICE`` to the coordinator.
@@ -120,6 +120,11 @@ class Topology:
 
     def discoveries(self, *keys: str) -> QueueSpec:
         return QueueSpec(name=None, exchange=self.discovery, keys=keys)
+
+
+def last_call(instance: str) -> str:
+    """Of ``rpc``: what an instance that leaves sends itself, behind all that came before."""
+    return f"{instance}.last"
 
 
 def up_service(name: str) -> str:
