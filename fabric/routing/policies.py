@@ -90,10 +90,10 @@ class Policies:
         """
         if not isinstance(data, Mapping) or not set(data) <= {"default", "services", "revision"}:
             raise ConfigurationError("policies are a map with default, services and revision, and nothing else")
-        services, revision = data.get("services") or {}, data.get("revision", 0)
+        services, revision = data.get("services", {}), data.get("revision", 0)
         if not isinstance(services, Mapping) or not isinstance(revision, int):
             raise ConfigurationError("services is a map of policies by name, and revision a number")
-        default = _over(asdict(RoutePolicy()), data.get("default") or {}, "default")
+        default = _over(asdict(RoutePolicy()), data.get("default", {}), "default")
         return cls(
             default=_policy(default, "default"),
             services={str(name): _policy(_over(default, given, name), str(name)) for name, given in services.items()},

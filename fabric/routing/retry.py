@@ -18,7 +18,7 @@ class RetryPolicy:
         base: seconds; the first pause is between nothing and this. Larger spares a struggling service, smaller saves time.
         factor: by which the bound grows with each attempt.
         ceiling: seconds that the bound never passes.
-        budget_ratio: retries allowed for each call, on average over the target; 0.2 bounds the extra load to a fifth.
+        budget_ratio: retries allowed for each call, on average over the target; 0.1 bounds the extra load to a tenth.
         budget_burst: retries allowed on top before that bound counts.
     """
 
@@ -26,7 +26,7 @@ class RetryPolicy:
     base: float = 0.05
     factor: float = 2.0
     ceiling: float = 2.0
-    budget_ratio: float = 0.2
+    budget_ratio: float = 0.1
     budget_burst: float = 10.0
 
     def __post_init__(self) -> None:

@@ -7,10 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fabric.routing.latency import TAU, PeakEwma
+from tests.unit.wire.messages import unhurried
 
 calls = st.lists(st.tuples(st.floats(0, 10), st.floats(0.0001, 30)), min_size=1, max_size=50)
 
 
+@unhurried
 @given(calls)
 def test_it_stays_between_the_best_and_the_worst_of_what_it_saw(calls: list[tuple[float, float]]) -> None:
     """Right after a call it is at least as high as that call, and never above the worst one."""

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from fabric.errors import ConfigurationError
 from fabric.routing.versions import version, version_range
+from tests.unit.wire.messages import unhurried
 
 ORDERED = [
     "0.0.1",
@@ -90,6 +91,7 @@ def test_what_is_not_a_range_is_refused_with_examples(text: str) -> None:
 numbers = st.integers(0, 20)
 
 
+@unhurried
 @given(st.tuples(numbers, numbers, numbers), st.tuples(numbers, numbers, numbers))
 def test_caret_and_tilde_by_their_definition(low: tuple[int, int, int], other: tuple[int, int, int]) -> None:
     """A caret allows what keeps the first number that is not zero, a tilde what keeps major and minor, and nothing older."""

@@ -6,10 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fabric.routing.window import STEPS, Window
+from tests.unit.wire.messages import unhurried
 
 events = st.lists(st.tuples(st.floats(0, 5), st.booleans(), st.booleans()), max_size=200)
 
 
+@unhurried
 @given(seconds=st.sampled_from([0.5, 1.0, 10.0, 60.0]), start=st.floats(0, 1e6), events=events)
 def test_it_counts_what_a_list_of_all_calls_says(seconds: float, start: float, events: list[tuple[float, bool, bool]]) -> None:
     """Whatever the pauses, the counts are those of the calls in the last ten steps, counted one by one."""
