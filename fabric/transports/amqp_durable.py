@@ -145,7 +145,10 @@ class Dead:
 
 def read_dead(queue: str, properties: Properties, exchange: str, key: str, body: bytes, *, ours: str | None) -> Dead:
     """One message of the dead-letter queue, put there by us or by the broker."""
-    past = carried(properties, exchange, key, ours=ours)
+    # What its service noted is shown to whoever looks, who may be another user; for whom it speaks is believed of ours alone.
+    past = carried(properties, exchange, key, ours=properties.user_id)
+    if properties.user_id != ours:
+        past = replace(past, user_id=properties.user_id)
     headers = properties.headers
     reason, died_at = headers.get(_REASON), headers.get(_DIED_AT)
     if not isinstance(reason, str) or not isinstance(died_at, float) or not past.attempts:
