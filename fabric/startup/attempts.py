@@ -129,7 +129,7 @@ class Attempts:
             return
         # One that lapsed is alive and says what it lacks; starting it again would not mend that.
         again = cause is not Cause.LAPSED and place.failures < record.retry.attempts
-        if again and not world.ended and record.state is not ServiceState.STOPPING:
+        if again and not world.ended and not record.leaving and record.state is not ServiceState.STOPPING:
             place.phase = Phase.PAUSING
             world.timers.set(("retry", record.name, place.id), world.now + record.retry.pause(place.failures))
         else:
@@ -205,6 +205,13 @@ class Attempts:
                 self._limit(record, place)
         self._send(CommandKind.START, record, None, record.attempt, record.definition.timeout)
 
+    def give_up(self, record: ServiceRecord) -> None:
+        """No instance of it is tried again."""
+        for place in record.instances.values():
+            if place.phase in (Phase.PAUSING, Phase.DUE):
+                self.forget(record, place)
+                place.phase = Phase.FAILED
+
     def stop(self, record: ServiceRecord) -> None:
         """Commands all of its instances to stop; ``("stop", name)`` is due when they should have."""
         for place in record.instances.values():
@@ -256,13 +263,14 @@ class Attempts:
 
     def ask_again(self, record: ServiceRecord) -> None:
         """For a new leader: votes are void, commands under way are repeated, everyone is asked where he stands."""
+        stopping = record.state is ServiceState.STOPPING
         for place in sorted(record.instances.values(), key=lambda place: place.id):
             place.void()
-            if place.phase is Phase.STARTING and not place.held:
+            if place.phase is Phase.STARTING and not place.held and not stopping and not record.leaving:
                 self.command(record, place, place.attempt)
-            if place.phase is Phase.UP:
+            elif place.phase is Phase.UP:
                 self.readiness(record, place)
-        if record.state is ServiceState.STOPPING:
+        if stopping:
             self._send(CommandKind.STOP, record, None, record.attempt, record.definition.stop_timeout)
         elif record.instances:
             self._send(CommandKind.CHECK, record, None, record.attempt, record.definition.timeout)

@@ -202,6 +202,7 @@ class Engine:
             if name in plan.rank:
                 self._adopt(record, world.records[name])
             elif record.alive():
+                record.leaving = True
                 world.records[name] = record
         self._scheduler.begin()
         leaving = [name for name, record in old.items() if name not in plan.rank and record.alive()]
@@ -235,7 +236,7 @@ class Engine:
                     place.phase = Phase.PRESENT
         new.settled_at = None
         self._scheduler.derive(new)
-        if new.state in PENDING and new.count(Phase.STARTING, Phase.UP):
+        if new.state in PENDING and new.count(Phase.STARTING, Phase.UP) >= new.definition.instances:
             new.begun_at = self._world.now
             self._scheduler.set(new, ServiceState.STARTING, "it was starting already")
 
@@ -255,10 +256,7 @@ class Engine:
         for record in self._world.records.values():
             if record.name not in self._scheduler.plan.rank:
                 continue
-            for place in list(record.instances.values()):
-                if place.phase in (Phase.PAUSING, Phase.DUE):
-                    self._attempts.forget(record, place)
-                    place.phase = Phase.FAILED
+            self._attempts.give_up(record)
             if record.state in (ServiceState.WAITING, ServiceState.QUEUED, ServiceState.RETRYING):
                 self._scheduler.set(record, ServiceState.WITHDRAWN, reason)
             elif record.state is ServiceState.STARTING:
@@ -277,6 +275,7 @@ class Engine:
         alive = [name for name, record in self._world.records.items() if record.alive()]
         self._teardown = Teardown(alive, plan.dependents)
         for record in self._world.records.values():
+            self._attempts.give_up(record)
             if not record.alive() and record.state is not ServiceState.SKIPPED:
                 self._scheduler.set(record, ServiceState.STOPPED, event.reason)
         for name in self._teardown.first():

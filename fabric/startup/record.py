@@ -186,7 +186,10 @@ class Span:
 
 @dataclass(slots=True)
 class ServiceRecord:
-    """One service in a run. Times are None until they are known."""
+    """One service in a run. Times are None until they are known.
+
+    ``left``: the run waits for it no longer. ``leaving``: the run has no place for it, and it is or will be stopped.
+    """
 
     definition: ServiceDefinition
     quorum: int
@@ -202,6 +205,7 @@ class ServiceRecord:
     met_at: float | None = None
     missing: tuple[str, ...] = ()
     left: bool = False
+    leaving: bool = False
     has_started: bool = False
     is_ready: bool = False
     begun_at: float | None = None

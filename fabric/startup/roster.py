@@ -40,6 +40,8 @@ class Roster:
         if record is None or place is None:
             return
         launched = record.state in (ServiceState.STARTING, ServiceState.READY, ServiceState.UNREADY)
+        if record.state is ServiceState.STOPPING or record.leaving:
+            return
         if place.phase is Phase.STARTING and not place.held:
             # It joined after the command went out, or is a new process for the same attempt.
             self._attempts.command(record, place, place.attempt)
