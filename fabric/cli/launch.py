@@ -24,12 +24,14 @@ class Launch:
 
     Attributes:
         root: where they are started, and where their modules are looked for.
+        history: the file where the profiles of all runs are kept; None keeps none.
     """
 
     fleet: Fleet
     broker_url: str = field(repr=False)
     namespace: str
     root: Path
+    history: Path | None = None
 
     def environment(self) -> Mapping[str, str]:
         """What every process of the fleet is told."""
@@ -52,7 +54,8 @@ class Launch:
         return self._fabric(BROKER, "broker", "--socket", str(socket))
 
     def coordinator(self) -> ProcessSpec:
-        return self._fabric(COORDINATOR, "coordinator", str(self.fleet.path))
+        history = ("--history", str(self.history)) if self.history else ()
+        return self._fabric(COORDINATOR, "coordinator", str(self.fleet.path), *history)
 
     def services(self) -> Iterator[ProcessSpec]:
         """One process an instance: stage by stage, in each stage what others need first.

@@ -107,6 +107,11 @@ class LocalFleet:
     def log_path(self, service: str) -> Path:
         return self._directory.logs / f"{service}-1.log"
 
+    @property
+    def history(self) -> Path:
+        """Where the profiles of its runs are kept."""
+        return self._directory.history
+
     def record(self) -> None:
         """Write down the processes as they are now, for other commands."""
         fleet = self._launch.fleet
@@ -162,6 +167,7 @@ async def local_fleet(
             broker_url=broker_url or f"unix://{socket}",
             namespace=namespace or fleet.namespace,
             root=root,
+            history=directory.history,
         )
         async with Supervisor(
             log_dir=directory.logs,

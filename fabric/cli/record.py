@@ -56,6 +56,11 @@ class FleetDirectory:
     def logs(self) -> Path:
         return self.path / "logs"
 
+    @property
+    def history(self) -> Path:
+        """The profiles of its runs, see ``fabric.startup.history``; there from its first run on, also when nothing runs."""
+        return self.path / "history.sqlite3"
+
     @contextlib.contextmanager
     def claim(self) -> Iterator[None]:
         """Be the only supervisor of this fleet here, as long as the context lasts, even if it ends by a kill.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sqlite3
+from pathlib import Path
 from typing import ClassVar
 
 from fabric.contract import rpc
@@ -12,10 +14,11 @@ from fabric.coordination.fleet import Fleet
 from fabric.coordination.participants import BusParticipants
 from fabric.coordination.status import FleetStatus, ProcessExit, RunState, UpOptions
 from fabric.coordination.view import fleet_status, with_profile
-from fabric.errors import ServiceError, StartupError, UnknownName
+from fabric.errors import ConfigurationError, ServiceError, StartupError, UnknownName
 from fabric.health import Health
 from fabric.service import Service
 from fabric.startup.events import ProcessExited, Progress
+from fabric.startup.history import ProfileHistory
 from fabric.startup.orchestrator import StartupOrchestrator
 from fabric.startup.profile import StartupProfile
 from fabric.tasks import Tasks
@@ -26,6 +29,8 @@ PROGRESS = "fleet.progress"
 PROGRESS_PAUSE = 0.02
 """Seconds in which changes are gathered into one broadcast: enough to spare the bus, too little to see."""
 DOWN_TIMEOUT = 300.0
+_RECORD_LIMIT = 5.0
+"""Seconds that a run which ended just before the stop has to be recorded."""
 
 
 class Coordinator(Service):
@@ -34,13 +39,15 @@ class Coordinator(Service):
     Args:
         fleet: what to bring up.
         autostart: begin at once, without being asked: for a fleet that containers start.
+        history: the file where the profile of each run is kept; what services took before orders the next start.
     """
 
     name: ClassVar[str] = "coordinator"
     version: ClassVar[str] = "1.0.0"
 
-    def __init__(self, fleet: Fleet, *, autostart: UpOptions | None = None) -> None:
-        self._fleet, self._autostart = fleet, autostart
+    def __init__(self, fleet: Fleet, *, autostart: UpOptions | None = None, history: Path | None = None) -> None:
+        self._fleet, self._autostart, self._path = fleet, autostart, history
+        self._history: ProfileHistory | None = None
         self._participants: BusParticipants | None = None
         self._orchestrator: StartupOrchestrator | None = None
         self._tasks = Tasks("coordinator")
@@ -53,12 +60,14 @@ class Coordinator(Service):
     async def start(self) -> None:
         self._participants = BusParticipants(self.hub)
         await self._participants.open()
+        self._history, durations = await asyncio.to_thread(self._recall)
         # Without a journal the time of this process's start fences: a later coordinator has a higher number.
         self._orchestrator = StartupOrchestrator(
             self._fleet.graph,
             self._participants,
             clock=self.hub.clock,
             epoch=self.hub.incarnation,
+            durations=durations,
             watch=self._take_progress,
         )
         if self._autostart is not None:
@@ -69,9 +78,12 @@ class Coordinator(Service):
             self._broadcasting.cancel()
         if self._orchestrator is not None:
             await self._orchestrator.aclose()
+        await self._tasks.wait(_RECORD_LIMIT)
         await self._tasks.aclose()
         if self._participants is not None:
             await self._participants.aclose()
+        if self._history is not None:
+            self._history.close()
 
     async def check_health(self) -> Health:
         return Health.ok(f"leads with epoch {self.hub.incarnation}")
@@ -145,6 +157,26 @@ class Coordinator(Service):
         if orchestrator.engine.run == run:
             self._profile = profile
             self._tell_everybody()
+        if self._history is not None:
+            await asyncio.to_thread(self._keep, self._history, profile)
+
+    def _recall(self) -> tuple[ProfileHistory | None, dict[str, float]]:
+        """The history and what it knows. A fleet must not stay down because of it."""
+        if self._path is None:
+            return None, {}
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            history = ProfileHistory(self._path)
+            return history, history.durations(self._fleet.name)
+        except (ConfigurationError, OSError) as error:
+            _log.warning("this run is not recorded: %s", error)
+            return None, {}
+
+    def _keep(self, history: ProfileHistory, profile: StartupProfile) -> None:
+        try:
+            history.add(self._fleet.name, profile)
+        except sqlite3.Error as error:
+            _log.warning("run %s is not recorded: %s", profile.run, error)
 
     def _leading(self) -> StartupOrchestrator:
         if self._orchestrator is None:

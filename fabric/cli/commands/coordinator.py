@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,6 +23,7 @@ def coordinator(
         bool,
         typer.Option("--autostart", envvar="FABRIC_AUTOSTART", show_envvar=False, help="Begin at once, unasked: for containers."),
     ] = False,
+    history: Annotated[Path | None, typer.Option(help="Keep the profiles of all runs in this file.")] = None,
     broker_url: Annotated[
         str | None, typer.Option(envvar="FABRIC_BROKER_URL", show_envvar=False, help="Default: FABRIC_BROKER_URL.")
     ] = None,
@@ -49,7 +51,7 @@ def coordinator(
     settings = Settings(namespace=namespace or loaded.namespace, broker_url=SecretStr(broker_url) if broker_url else None)
     asyncio.run(
         host(
-            lambda: Coordinator(loaded, autostart=UpOptions() if autostart else None),
+            lambda: Coordinator(loaded, autostart=UpOptions() if autostart else None, history=history),
             settings=settings,
             managed=False,
             lifeline=lifeline_of_environment(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from fabric.coordination.agent import AgentPolicy
 from fabric.coordination.coordinator import Coordinator
 from fabric.coordination.fleet import parse_fleet
 from fabric.coordination.status import FleetStatus, ProcessExit, RunState, ServiceState, StageState, UpOptions
+from fabric.startup.history import ProfileHistory
 from fabric.testing import Bench
 
 FLEET = """
@@ -195,3 +197,29 @@ async def test_progress_is_broadcast(bench: Bench) -> None:
     await up(await lead(bench))
     await asyncio.wait_for(is_up.wait(), 5)
     assert [status.sequence for status in seen] == sorted(status.sequence for status in seen)
+
+
+async def test_runs_are_recorded(bench: Bench, tmp_path: Path) -> None:
+    """The profile of a run is in the history when the coordinator has stopped, and its times order the next start."""
+    path = tmp_path / "there" / "history.sqlite3"
+    served = await bench.start(Coordinator(parse_fleet(FLEET, "shop.yaml"), history=path))
+    log: list[str] = []
+    for service in (Database, Cache, Orders, Mail):
+        await bench.start(service(log), managed=True)
+    status = await up(await bench.hub())
+    await served.aclose()
+    with ProfileHistory(path) as history:
+        (profile,) = history.recent("shop")
+    assert profile.run == status.run
+    assert set(profile.durations) == {"database", "cache", "orders", "mail"}
+
+
+async def test_a_history_that_is_broken_keeps_nothing_down(bench: Bench, tmp_path: Path) -> None:
+    """A fleet comes up though its history can't be read; it is only not recorded."""
+    path = tmp_path / "history.sqlite3"
+    path.write_text("no history, and long enough to look like a file of another kind" * 20)
+    await bench.start(Coordinator(parse_fleet(FLEET, "shop.yaml"), history=path))
+    log: list[str] = []
+    for service in (Database, Cache, Orders, Mail):
+        await bench.start(service(log), managed=True)
+    assert (await up(await bench.hub())).state is RunState.UP
