@@ -351,6 +351,8 @@ class RemoteError(CallError):
         code: a stable name for programs, if the service gave one.
         details: whatever the service added, plain data.
         expected: the service refused on purpose, with a ``ServiceError``: nothing is wrong with it.
+        retried_below: it comes of a call that the service made itself, and tried again as far as its budget went. Whoever
+            tries this one again multiplies that, so it is not done without asking.
     """
 
     executed = True
@@ -367,10 +369,12 @@ class RemoteError(CallError):
         retryable: bool = False,
         details: Mapping[str, Any] | None = None,
         expected: bool = False,
+        retried_below: bool = False,
         **facts: Any,
     ) -> None:
         super().__init__(f"{type}: {reason}", **facts)
         self.type, self.code, self.details, self.expected = type, code, dict(details or {}), expected
+        self.retried_below = retried_below
         self.remote_reason = reason
         self._retryable = retryable
 

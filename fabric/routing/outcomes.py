@@ -93,6 +93,7 @@ def failed(error: BaseException) -> dict[str, Any]:
             "code": error.code,
             "retryable": error.retryable,
             "expected": not error.retryable,
+            "retried_below": error.retryable and _was_retried(error),
             "details": error.details,
         }
     details: dict[str, Any] = {}
@@ -101,6 +102,20 @@ def failed(error: BaseException) -> dict[str, Any]:
         code = f"nested.{type(error).__name__}"
         details = {"service": error.service, "method": error.method, "instance": error.instance}
     return {"kind": "failed", "type": type(error).__name__, "message": _said(error), "code": code, "details": details}
+
+
+def _was_retried(error: BaseException) -> bool:
+    """Whether it comes of a call of the handler's own that was tried again, or could not be any more."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        if isinstance(cause, RemoteError) and cause.retried_below:
+            return True
+        if isinstance(cause, CallError) and cause.retryable:
+            return True
+        seen.add(id(cause))
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def _said(error: BaseException) -> str:
@@ -141,6 +156,7 @@ def outcome(error: Mapping[str, Any], facts: Mapping[str, Any]) -> CallError:
                 retryable=error.get("retryable") is True,
                 details=details if isinstance(details, dict) else {},
                 expected=error.get("expected") is True,
+                retried_below=error.get("retried_below") is True,
                 **facts,
             )
 

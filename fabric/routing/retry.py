@@ -6,7 +6,7 @@ import math
 import random
 from dataclasses import dataclass
 
-from fabric.errors import CallError, CircuitOpen, ConfigurationError, InstanceLost, LinkLost, NoInstance, Overloaded
+from fabric.errors import CallError, CircuitOpen, ConfigurationError, InstanceLost, LinkLost, NoInstance, Overloaded, RemoteError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +52,8 @@ class RetryPolicy:
             return False
         if isinstance(error, (InstanceLost, LinkLost)):
             return idempotent
+        if isinstance(error, RemoteError) and error.retried_below:
+            return False
         return error.retryable
 
     def pause(self, error: CallError, source: random.Random) -> float:
