@@ -16,6 +16,10 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
+TURN = 0.001
+"""Seconds after which a task lets the loop go on and another one take over: so that answers leave while the rest is worked
+on, and a thousand small requests hold up nobody's heartbeat."""
+
 
 @types.coroutine
 def _noticing(work: Coroutine[Any, Any, None], waits: Callable[[], None]) -> Generator[Any, Any, None]:
@@ -69,6 +73,7 @@ class Workers(Generic[T]):
 
     async def _run(self) -> None:
         self._due = False
+        loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task is not None
         waited = False
@@ -79,7 +84,8 @@ class Workers(Generic[T]):
             self._relieve()
 
         try:
-            while self._ready and not waited:
+            until = loop.time() + TURN
+            while self._ready and not waited and loop.time() < until:
                 await _noticing(self._work(self._ready.popleft(), task), waits)
                 if copy_context() != self._clean:
                     return  # it left something in the context, which the next one must not see

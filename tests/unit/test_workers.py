@@ -8,7 +8,9 @@ from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from typing import Any
 
-from fabric.workers import Workers
+import pytest
+
+from fabric.workers import TURN, Workers
 
 Work = Callable[[], Coroutine[Any, Any, None]]
 
@@ -35,8 +37,9 @@ class Run:
                 await asyncio.sleep(0)
 
 
-async def test_what_never_waits_shares_one_task() -> None:
+async def test_what_never_waits_shares_one_task(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hundred small handlers cost one task, and run in order."""
+    monkeypatch.setattr("fabric.workers.TURN", 60.0)
     run = Run()
     order: list[int] = []
 
@@ -162,3 +165,23 @@ async def test_one_that_raises_does_not_take_the_rest_along() -> None:
             gc.collect()
             await asyncio.sleep(0)
     assert [str(error) for error in errors] == ["broken"]
+
+
+async def test_much_small_work_does_not_hold_the_loop() -> None:
+    """A turn ends after a millisecond of work; what is left goes on in the next."""
+    run = Run()
+    clock = asyncio.get_running_loop().time
+    turns = 0
+
+    async def burn() -> None:
+        until = clock() + TURN / 4
+        while clock() < until:
+            pass
+
+    for _ in range(40):
+        run.workers.put(burn)
+    async with asyncio.timeout(5):
+        while run.done < 40:
+            turns += 1
+            await asyncio.sleep(0)
+    assert turns > 5
