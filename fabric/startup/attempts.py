@@ -74,7 +74,10 @@ class Attempts:
         """An instance's vote or phase may have changed whether it is ready."""
         world = self._world
         ready = place.is_ready(world.now, world.epoch, checked=record.checked)
-        if ready and place.ready_since is None:
+        if record.job:
+            # A job has until its timeout to end, whatever it says of its health.
+            pass
+        elif ready and place.ready_since is None:
             place.ready_since, place.was_ready = world.now, True
             world.timers.cancel(("attempt", record.name, place.id))
         elif not ready and place.ready_since is not None:
@@ -151,6 +154,8 @@ class Attempts:
         elif place.incarnation < 0:
             reason = f"nothing was heard of it in {limit:g} s: it never joined, accepted its command or voted"
             self.fail(record, place, Cause.SILENT, reason, limit=limit)
+        elif record.job:
+            self.fail(record, place, Cause.TIMEOUT, f"it did not end in {limit:g} s", limit=limit)
         elif place.phase is Phase.STARTING:
             self.fail(record, place, Cause.TIMEOUT, f"its start() was not done in {limit:g} s{said}", limit=limit)
         else:
@@ -176,6 +181,12 @@ class Attempts:
             self.begin(record, place)
         else:
             self._requeue(record)
+
+    def adopt(self, record: ServiceRecord, place: Instance) -> None:
+        """An instance that is up or starting goes over into a new run, with all the time that this one gives it."""
+        place.failures = 0
+        if place.phase is Phase.STARTING or record.job or place.ready_since is None:
+            self._limit(record, place)
 
     def _limit(self, record: ServiceRecord, place: Instance) -> None:
         if place.held:
@@ -228,7 +239,9 @@ class Attempts:
     def release(self, record: ServiceRecord, place: Instance) -> None:
         """Back into the care of the run. One that is down counts as lost and is started again as the retry policy says."""
         place.held = False
-        if place.phase is Phase.HELD:
+        if place.phase in (Phase.STARTING, Phase.UP) and place.ready_since is None:
+            self._limit(record, place)
+        elif place.phase is Phase.HELD:
             place.phase = Phase.STARTING
             self.fail(record, place, Cause.LOST, "a rolling restart left it down")
 

@@ -125,6 +125,11 @@ class Engine:
         return self._scheduler.plan if self._scheduler else None
 
     @property
+    def ended(self) -> bool:
+        """Nothing is started any more: the run was cancelled, aborted or shut down."""
+        return self._world.ended
+
+    @property
     def services(self) -> dict[str, ServiceRecord]:
         """Every service by name. To be read only."""
         return self._world.records
@@ -225,15 +230,13 @@ class Engine:
         changed = old.definition != new.definition or old.state is ServiceState.STOPPING
         new.attempt, new.instances = old.attempt, old.instances
         for place in list(new.instances.values()):
-            place.failures = 0
-            if place.phase is Phase.STARTING and not changed:
-                self._world.timers.set(("attempt", new.name, place.id), self._world.now + new.definition.timeout)
-            elif place.phase not in (Phase.UP, Phase.DONE):
+            if place.phase is Phase.UP or (place.phase is Phase.STARTING and not changed):
+                self._attempts.adopt(new, place)
+            elif place.phase is not Phase.DONE:
                 self._attempts.forget(new, place)
+                place.phase, place.failures = Phase.PRESENT, 0
                 if place.id == REST:
                     del new.instances[REST]
-                else:
-                    place.phase = Phase.PRESENT
         new.settled_at = None
         self._scheduler.derive(new)
         if new.state in PENDING and new.count(Phase.STARTING, Phase.UP) >= new.definition.instances:

@@ -36,9 +36,12 @@ class Teardown:
             return []
         free = []
         for other in self._frees[name]:
-            self._waits_for[other].discard(name)
-            if not self._waits_for[other]:
-                free.append(other)
+            before = self._waits_for.get(other)
+            # It may have stopped before its turn, because it was being stopped already.
+            if before is not None:
+                before.discard(name)
+                if not before:
+                    free.append(other)
         return free
 
     def waits_for(self, name: str) -> tuple[str, ...]:

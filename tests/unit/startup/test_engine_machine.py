@@ -215,9 +215,9 @@ class AnyEvents(RuleBasedStateMachine):
             timers = {key[0] for key, _ in self.engine.timers() if key[1] == name}
             if record.state is ServiceState.STARTING:
                 held = any(place.held for place in record.instances.values())
-                assert "attempt" in timers or held, (name, record)
-            elif record.state is ServiceState.RETRYING:
-                assert timers & {"retry"}, (name, record)
+                assert timers & {"attempt", "retry"} or held, (name, record)
+            elif record.state is ServiceState.RETRYING and not self.engine.ended:
+                assert "retry" in timers, (name, record)
             elif record.state is ServiceState.STOPPING:
                 assert "stop" in timers, (name, record)
 
@@ -227,8 +227,7 @@ class AnyEvents(RuleBasedStateMachine):
         self.wait(self.now + 1000.0)
         for name in self.engine.scheduler.plan.rank:
             record = self.engine.services[name]
-            left = record.state not in SETTLED and record.state is not ServiceState.UNREADY
-            assert not left, f"{name} is {record.state} for ever: {explain(self.engine, name)}"
+            assert record.state in SETTLED, f"{name} is {record.state} for ever: {explain(self.engine, name)}"
             assert (
                 not any(place.phase in (Phase.DUE, Phase.PAUSING) for place in record.instances.values()) or record.state in DOWN
             )
