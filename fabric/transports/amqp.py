@@ -12,6 +12,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from fabric.clock import Clock, SystemClock
@@ -47,6 +48,7 @@ class AmqpTransport:
     Args:
         broker: where and how, as ``amqp[s]://user:password@host:port/vhost?option=value`` or in full.
         topology: its exchanges are declared at each connection.
+        instance: who we are, for the broker's list of connections and the history of dead letters.
         clock, chance: of the waits between attempts to reconnect.
     """
 
@@ -57,10 +59,12 @@ class AmqpTransport:
         broker: str | AmqpSettings,
         topology: Topology,
         *,
+        instance: str | None = None,
         clock: Clock | None = None,
         chance: random.Random | None = None,
     ) -> None:
-        self.settings = settings = AmqpSettings.from_url(broker) if isinstance(broker, str) else broker
+        settings = AmqpSettings.from_url(broker) if isinstance(broker, str) else broker
+        self.settings = settings = settings if instance is None else replace(settings, name=instance)
         self.clock: Clock = clock or SystemClock()
         self.publisher = Publisher(settings)
         self.mover = Mover(self.publisher, self.clock, settings.name)
@@ -96,11 +100,6 @@ class AmqpTransport:
     def counts(self) -> Mapping[str, int]:
         """How often each state was entered, ``consumer-restored`` and ``consumer-refused``."""
         return self._life.counts
-
-    @property
-    def server_version(self) -> str:
-        """Of the broker; "" before the first connection."""
-        return self._session.publish.server_version if self._session is not None else ""
 
     def watch(self, listener: Callable[[LinkEvent], None]) -> Callable[[], None]:
         return self._life.watch(listener)

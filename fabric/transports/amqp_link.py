@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -19,7 +18,6 @@ from fabric.transports.amqp_errors import translate
 from fabric.transports.amqp_settings import AmqpSettings
 from fabric.transports.amqp_wire import Lane, Wire
 
-_log = logging.getLogger("fabric.transports.amqp")
 _CLOSE_SECONDS = 1.0
 
 T = TypeVar("T")

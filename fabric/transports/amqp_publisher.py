@@ -31,7 +31,7 @@ class _Outlet:
     """One channel to publish on, what is under way on it, and its prepared method frames."""
 
     def __init__(self, link: Link, channel: Channel, lane: Confirms) -> None:
-        self.link, self.channel, self.lane, self.number = link, channel, lane, channel.number
+        self.link, self.lane, self.number = link, lane, channel.number
         self._methods: dict[tuple[str, str, bool], bytes] = {}
 
     def write(self, exchange: str, key: str, mandatory: bool, properties: bytes, body: bytes) -> None:

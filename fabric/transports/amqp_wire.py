@@ -8,13 +8,10 @@ good for, and both write to the same transport, whole frames at a time.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import Protocol
 
 from fabric.transports import amqp_frames as frames
-
-_log = logging.getLogger("fabric.transports.amqp")
 
 _FEED_SECONDS = 1.0
 _MOST_FRAME = 16 * 1024 * 1024
