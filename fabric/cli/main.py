@@ -8,11 +8,25 @@ from typing import Any
 
 import typer
 
-from fabric.cli.commands import broker, call, check, coordinator, dead_letters, doctor, down, graph, run, status, up, version
+from fabric.cli.commands import (
+    broker,
+    call,
+    check,
+    coordinator,
+    dead_letters,
+    doctor,
+    down,
+    graph,
+    permissions,
+    run,
+    status,
+    up,
+    version,
+)
 from fabric.cli.exits import ExitCode, report
 from fabric.errors import FabricError
 
-COMMANDS = (up, status, call, down, dead_letters, graph, check, doctor, run, broker, coordinator, version)
+COMMANDS = (up, status, call, down, dead_letters, graph, check, doctor, permissions, run, broker, coordinator, version)
 """In the order of the help. A new command is a module with ``register(app)`` and its place here."""
 
 _EXIT_CODES = (

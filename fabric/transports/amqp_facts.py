@@ -62,6 +62,7 @@ class Wanted:
         topology: the names.
         service: whose permissions are tried, with keys and queue names of its own; "" tries those of any.
         patterns: the topics that ``service`` subscribes to; None where nobody knows them.
+        broadcasts: whether it listens to broadcasts.
         queues: the fleet's durable queues, to be compared.
         message_bytes: the largest message.
     """
@@ -69,6 +70,7 @@ class Wanted:
     topology: Topology
     service: str = ""
     patterns: tuple[str, ...] | None = None
+    broadcasts: bool = True
     queues: tuple[QueueSpec, ...] = ()
     message_bytes: int
 

@@ -224,7 +224,7 @@ class Probe:
         names, service = self._topology, self._wanted.service or self._mark
         return [
             (names.rpc, self._mark),
-            (names.broadcast, ""),
+            *([(names.broadcast, "")] if self._wanted.broadcasts else []),
             (names.control, topology.command(service)),
             (names.discovery, topology.who_service(service)),
             (names.discovery, topology.up_service(self._mark)),

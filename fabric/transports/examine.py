@@ -18,6 +18,7 @@ async def examine(
     *,
     service: str = "",
     patterns: tuple[str, ...] | None = None,
+    broadcasts: bool = True,
     queues: tuple[QueueSpec, ...] = (),
 ) -> list[Finding]:
     """Look at a broker as the hubs of a fleet will.
@@ -27,6 +28,7 @@ async def examine(
         settings: namespace and limits of the fleet.
         service: whose user is in the URL, so that only what it needs is tried; "" tries everything.
         patterns: the topics that ``service`` subscribes to; None where they are not known.
+        broadcasts: whether it listens to broadcasts.
         queues: the durable queues of the fleet.
 
     Raises:
@@ -43,6 +45,7 @@ async def examine(
             topology=Topology(settings.namespace),
             service=service,
             patterns=patterns,
+            broadcasts=broadcasts,
             queues=queues,
             message_bytes=settings.max_message_bytes,
         )

@@ -23,7 +23,7 @@ def doctor(
         str | None, typer.Argument(metavar="[FLEET]", help="A fleet file, whose queues are compared with those on the broker.")
     ] = None,
     service: Annotated[
-        str, typer.Option(help="The service whose user is in the URL: only what it needs is tried. Default: everything.")
+        str, typer.Option(help="The service of FLEET whose user is in the URL: only what it needs is tried. Default: everything.")
     ] = "",
     timeout: Timeout = 10.0,
     broker_url: BrokerUrl = None,
@@ -48,10 +48,13 @@ def doctor(
     from fabric.transports.diagnosis import Level, worst
     from fabric.transports.examine import examine
 
+    if service and fleet_file is None:
+        raise typer.BadParameter("what a service needs is read from its fleet file: name that too", param_hint="--service")
     loaded = load_fleet(fleet_file) if fleet_file is not None else None
     target = find_target(broker_url=broker_url, namespace=namespace or (loaded.namespace if loaded else None), fleet=fleet)
     settings = Settings(namespace=target.namespace, connect_timeout=timeout, instance="")
     patterns: tuple[str, ...] | None = None
+    broadcasts = True
     queues: tuple[QueueSpec, ...] = ()
     if loaded is not None:
         from fabric.coordination.contracts import contracts_of, event_queues
@@ -64,8 +67,11 @@ def doctor(
             raise UnknownName("service", service, used_by="--service", known=list(contracts))
         if contract := contracts.get(service):
             patterns = tuple(key for queue in event_queues(contract, topology) for key in queue.keys)
+            broadcasts = bool(contract.broadcasts)
 
-    found = asyncio.run(examine(target.broker_url, settings, service=service, patterns=patterns, queues=queues))
+    found = asyncio.run(
+        examine(target.broker_url, settings, service=service, patterns=patterns, broadcasts=broadcasts, queues=queues)
+    )
     level = worst(found)
     if json:
         write_json({"level": level, "findings": [asdict(finding) for finding in found]})
