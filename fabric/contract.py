@@ -30,6 +30,10 @@ class RpcOptions:
         concurrency: handlers that run at once in one instance; the rest waits in order of priority.
         queue: requests that may wait; more are refused as overloaded, the lowest priority first.
         callers: names of the services that may call it, as the broker vouches for them; None is everyone.
+        reserved: of the places, those that only critical requests may take; None is a tenth. More lets them start at once
+            more often, and leaves fewer for the rest.
+        adaptive: find how many run at once from how long they take, up to ``concurrency``. For handlers whose cost is
+            elsewhere, such as in a database that slows down when it has too much to do.
     """
 
     name: str | None = None
@@ -39,12 +43,16 @@ class RpcOptions:
     concurrency: int = 100
     queue: int = 10_000
     callers: tuple[str, ...] | None = None
+    reserved: int | None = None
+    adaptive: bool = False
 
     def __post_init__(self) -> None:
         if self.timeout is not None and not 0 < self.timeout < math.inf:
             raise ConfigurationError(f"timeout must be positive seconds, not {self.timeout}")
         if self.concurrency < 1:
             raise ConfigurationError(f"concurrency must be at least 1, not {self.concurrency}")
+        if self.reserved is not None and not 0 <= self.reserved < self.concurrency:
+            raise ConfigurationError(f"reserved must be at least 0 and below concurrency, not {self.reserved}")
         if self.queue < 0:
             raise ConfigurationError(f"queue must not be negative, not {self.queue}")
 
@@ -120,6 +128,8 @@ def rpc(
     concurrency: int = 100,
     queue: int = 10_000,
     callers: Iterable[str] | None = None,
+    reserved: int | None = None,
+    adaptive: bool = False,
 ) -> Callable[[F], F]:
     """Offer a method to callers; see :class:`RpcOptions`."""
     options = RpcOptions(
@@ -130,6 +140,8 @@ def rpc(
         concurrency=concurrency,
         queue=queue,
         callers=None if callers is None else _names("callers", callers),
+        reserved=reserved,
+        adaptive=adaptive,
     )
     return _marker(options)
 

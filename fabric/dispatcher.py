@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from typing import Any
 
 from pydantic import ValidationError
@@ -12,13 +11,13 @@ from pydantic import ValidationError
 from fabric.clock import Clock
 from fabric.config import Settings
 from fabric.context import CallContext, enter, leave
-from fabric.contract import MethodContract, ServiceContract
+from fabric.contract import ServiceContract
 from fabric.deadlines import Deadlines
 from fabric.errors import FabricError, InvalidMessage, PayloadTooLarge
 from fabric.identity import Identity
+from fabric.lane import Lane
 from fabric.replies import Replies
 from fabric.routing import outcomes
-from fabric.routing.limits import PriorityQueue
 from fabric.transports.base import Delivery, Transport
 from fabric.transports.topology import Topology
 from fabric.values import checked, plain, problems
@@ -45,27 +44,17 @@ class Request:
         stop: the error to answer when its handler has been told to stop; empty when nobody waits for one.
         placed: it has got one of its method's places, and a task that runs it or is about to.
         task: what runs it. From its first step on, so that cancelling reaches the handler.
+        started: in the loop's time; 0 before.
     """
 
-    __slots__ = ("deadline", "lane", "message", "placed", "stop", "task", "user")
+    __slots__ = ("deadline", "lane", "message", "placed", "started", "stop", "task", "user")
 
-    def __init__(self, message: ServiceMessage, lane: Lane, user: str | None, deadline: float) -> None:
+    def __init__(self, message: ServiceMessage, lane: Lane[Request], user: str | None, deadline: float) -> None:
         self.message, self.lane, self.user, self.deadline = message, lane, user, deadline
         self.task: asyncio.Task[None] | None = None
         self.stop: dict[str, Any] | None = None
         self.placed = False
-
-
-class Lane:
-    """One method: what runs and what waits. Each has its own limits, so a slow method never holds up another."""
-
-    __slots__ = ("contract", "handler", "name", "running", "waiting")
-
-    def __init__(self, service: str, contract: MethodContract, handler: Callable[..., Any]) -> None:
-        self.contract, self.handler = contract, handler
-        self.name = f"{service}.{contract.name}"
-        self.running = 0
-        self.waiting: PriorityQueue[Request] = PriorityQueue(contract.options.queue)
+        self.started = 0.0
 
 
 class Dispatcher:
@@ -89,8 +78,8 @@ class Dispatcher:
     ) -> None:
         self._contract, self._instance, self._ids, self._clock = contract, me.instance, me.ids, clock
         self._limits = codec.Limits(message_bytes=min(settings.max_message_bytes, transport.max_body))
-        self._lanes: dict[str, Lane] = {}
-        lanes: dict[str, Lane] = {}
+        self._lanes: dict[str, Lane[Request]] = {}
+        lanes: dict[str, Lane[Request]] = {}
         for name, method in contract.methods.items():
             self._lanes[name] = lanes.setdefault(method.name, Lane(contract.name, method, getattr(service, method.attribute)))
         self._requests: dict[str, Request] = {}
@@ -151,14 +140,18 @@ class Dispatcher:
         self._requests[message.id] = request
         self._idle.clear()
         self._deadlines.add(request, request.deadline)
-        if request.lane.running < request.lane.contract.options.concurrency:
+        lane = request.lane
+        if lane.has_room(message.priority):
             self._start(request)
             return
-        shed = request.lane.waiting.put(message.priority, request)
+        shed = lane.waiting.put(message.priority, request)
         if shed is not None:
-            self._refuse(shed, outcomes.overloaded(f"{len(request.lane.waiting)} requests wait for {message.method} already"))
+            why = f"{len(lane.waiting)} requests wait for {message.method} already"
+            self._refuse(shed, outcomes.overloaded(why, lane.retry_after))
 
-    def _objection(self, message: ServiceMessage, lane: Lane | None, user: str | None, left: float) -> dict[str, Any] | None:
+    def _objection(
+        self, message: ServiceMessage, lane: Lane[Request] | None, user: str | None, left: float
+    ) -> dict[str, Any] | None:
         """Why it is not taken at all."""
         if lane is None:
             known = ", ".join(sorted(self._lanes)[:20])
@@ -188,12 +181,13 @@ class Dispatcher:
 
     async def _run(self, request: Request, task: asyncio.Task[None]) -> None:
         """Run the handler and answer, whatever it does. Each way out passes ``_end`` once."""
-        if request.stop is None and asyncio.get_running_loop().time() >= request.deadline:
+        now = asyncio.get_running_loop().time()
+        if request.stop is None and now >= request.deadline:
             self._expire(request)
         if request.stop is not None:  # told to stop before the first step, where cancelling would have skipped all this
             self._end(request, error=request.stop)
             return
-        request.task = task
+        request.task, request.started = task, now
         message, contract = request.message, request.lane.contract
         place = enter(
             CallContext(
@@ -236,12 +230,14 @@ class Dispatcher:
 
     def _end(self, request: Request, payload: Any = None, *, error: dict[str, Any] | None = None) -> None:
         lane = request.lane
+        if request.started:
+            lane.ended(asyncio.get_running_loop().time() - request.started)
         lane.running -= 1
         if self._requests.get(request.message.id) is request:
             self._forget(request)
             if error is None or error:
                 self._reply(request.message, request.deadline, payload, error=error)
-        while lane.running < lane.contract.options.concurrency and (following := lane.waiting.take()) is not None:
+        while (following := lane.following()) is not None:
             self._start(following)
 
     def _forget(self, request: Request) -> None:

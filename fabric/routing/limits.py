@@ -10,56 +10,70 @@ from fabric.wire.message import Priority
 
 T = TypeVar("T", bound=Hashable)
 
-LOW_FLOOR: Final = 16
-"""Every sixteenth start goes to a class below the highest that waits, so that they are slow under load but never starve."""
+FLOOR: Final = 16
+"""Every sixteenth start goes past the critical ones that wait, so that a flood of them makes the rest slow, not stop."""
+WEIGHTS: Final = (1, 3, 9)
+"""How often low, normal and high start against each other while all of them wait."""
+_STRIDES: Final = tuple(9 // weight for weight in WEIGHTS)
 
 
 class PriorityQueue(Generic[T]):
-    """What waits for a free place: higher priority first, first come first served within one, and a floor for the others.
+    """What waits for a free place. Critical goes first, but for a floor; the others share by weight; within one class it is
+    first come, first served.
+
+    The sharing is stride scheduling (C. Waldspurger and W. Weihl, "Stride Scheduling", 1995): exact over any stretch in which
+    the same classes wait, and a class that was away has saved nothing up.
 
     Full, it sheds the newest of the lowest priority: the oldest has waited longest, and the highest matters most.
 
     An item may be in it once. Each operation takes the same time however many wait, also leaving out of turn.
     """
 
-    __slots__ = ("_classes", "_floor_at", "_limit", "_size", "_taken")
+    __slots__ = ("_classes", "_limit", "_now", "_passes", "_size", "_taken")
 
     def __init__(self, limit: int) -> None:
         self._classes: tuple[OrderedDict[T, None], ...] = tuple(OrderedDict() for _ in Priority)
-        self._floor_at = [0] * len(Priority)
+        self._passes = [0] * len(WEIGHTS)
         self._limit = limit
-        self._size = self._taken = 0
+        self._now = self._size = self._taken = 0
 
     def __len__(self) -> int:
         return self._size
 
     def put(self, priority: Priority, item: T) -> T | None:
         """Queue ``item``. Returns what has to be refused for it, which may be ``item`` itself."""
-        if self._size < self._limit:
-            self._classes[priority][item] = None
-            self._size += 1
-            return None
-        for lower in range(priority):
-            if self._classes[lower]:
-                shed, _ = self._classes[lower].popitem()
-                self._classes[priority][item] = None
-                return shed
-        return item
+        shed: T | None = None
+        if self._size >= self._limit:
+            lower = next((queue for queue in self._classes[:priority] if queue), None)
+            if lower is None:
+                return item
+            shed, _ = lower.popitem()
+            self._size -= 1
+        queue = self._classes[priority]
+        if not queue and priority is not Priority.CRITICAL:
+            self._passes[priority] = max(self._passes[priority], self._now)
+        queue[item] = None
+        self._size += 1
+        return shed
 
     def take(self) -> T | None:
         """What goes next, or None."""
         if not self._size:
             return None
         self._taken += 1
-        self._size -= 1
-        waiting = [rank for rank, queue in enumerate(self._classes) if queue]
-        rank = waiting[-1]
-        if self._taken % LOW_FLOOR == 0 and len(waiting) > 1:
-            # The one whose last such turn was longest ago: taking always the lowest would starve the classes in between.
-            rank = min(waiting[:-1], key=self._floor_at.__getitem__)
-            self._floor_at[rank] = self._taken
-        item, _ = self._classes[rank].popitem(last=False)
-        return item
+        critical = self._classes[Priority.CRITICAL]
+        if critical and (self._taken % FLOOR or self._size == len(critical)):
+            return self._first(critical)
+        classes, passes = self._classes, self._passes
+        rank = min((rank for rank in (2, 1, 0) if classes[rank]), key=passes.__getitem__)
+        self._now = passes[rank]
+        passes[rank] += _STRIDES[rank]
+        return self._first(classes[rank])
+
+    def take_critical(self) -> T | None:
+        """The next critical one, or None."""
+        critical = self._classes[Priority.CRITICAL]
+        return self._first(critical) if critical else None
 
     def remove(self, item: T) -> bool:
         """Take it out of its turn. False: it is not there."""
@@ -77,3 +91,8 @@ class PriorityQueue(Generic[T]):
             queue.clear()
         self._size = 0
         return items
+
+    def _first(self, queue: OrderedDict[T, None]) -> T:
+        item, _ = queue.popitem(last=False)
+        self._size -= 1
+        return item

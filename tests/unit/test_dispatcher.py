@@ -17,15 +17,16 @@ from pydantic import BaseModel, field_validator
 
 from fabric import Service, ServiceError, current_call, rpc
 from fabric.config import Settings
-from fabric.errors import NoRoute
+from fabric.errors import NoRoute, Overloaded
 from fabric.hub import Hub
+from fabric.routing.retry import RetryPolicy
 from fabric.served import Served
 from fabric.testing import Bench
 from fabric.transports.memory import MemoryNetwork, MemoryTransport
 from fabric.transports.topology import Topology
 from fabric.wire import batch, codec
 from fabric.wire.message import MessageType, Priority, ServiceMessage
-from tests.puppet import LIMIT, Puppet, turns
+from tests.puppet import LIMIT, Puppet, eventually, turns
 
 
 class Receipt(BaseModel):
@@ -305,6 +306,88 @@ async def test_a_slow_method_does_not_hold_up_another() -> None:
             await s.ask("wait", {"n": n})
         await s.ask("echo", {"value": "quick"})
         assert (await s.answer()).payload == "quick"
+
+
+async def test_a_critical_one_behind_ten_thousand_low_ones_is_next() -> None:
+    """M12 (celery#8025, #5127): with 10,000 low requests waiting a critical one starts within one handler's time, and under a
+    flood of critical ones low still gets its floor."""
+
+    class Press(Service):
+        name = "press"
+
+        def __init__(self) -> None:
+            self.order: list[str] = []
+
+        @rpc(concurrency=1, queue=20_000)
+        async def run(self, id: str) -> None:
+            self.order.append(id)
+            await asyncio.sleep(0)
+
+    async with Bench() as bench, Puppet(bench.network, "peer", "peer-0") as puppet:
+        press = Press()
+        await bench.start(press)
+        low = [puppet.request("run", {"id": f"low{n}"}, priority=Priority.LOW, reply_to=None) for n in range(10_000)]
+        await puppet.send(press.hub.instance, *low)
+        await eventually(lambda: len(press.order) > 5)
+        before = len(press.order)
+        await puppet.send(press.hub.instance, puppet.request("run", {"id": "critical"}, priority=Priority.CRITICAL))
+        await eventually(lambda: "critical" in press.order)
+        assert press.order.index("critical") <= before + 100, "what ran while it was on its way, and one more"
+        flood = [puppet.request("run", {"id": f"c{n}"}, priority=Priority.CRITICAL, reply_to=None) for n in range(1000)]
+        await puppet.send(press.hub.instance, *flood)
+        await eventually(lambda: "c999" in press.order)
+        during = press.order[press.order.index("c0") : press.order.index("c999")]
+        assert sum(id.startswith("low") for id in during) >= len(during) // 16 - 1
+
+
+async def test_critical_has_room_of_its_own() -> None:
+    """With every open place taken by hanging handlers a critical request starts at once, in a place kept for such."""
+
+    class Hall(Service):
+        name = "hall"
+
+        def __init__(self) -> None:
+            self.gate = asyncio.Event()
+            self.inside = 0
+
+        @rpc(concurrency=10)
+        async def enter(self) -> str:
+            self.inside += 1
+            await self.gate.wait()
+            return "out"
+
+    async with Bench() as bench:
+        hall = Hall()
+        await bench.start(hall)
+        hub = await bench.hub()
+        crowd = [asyncio.create_task(hub.call("hall", "enter")) for _ in range(20)]
+        await eventually(lambda: hall.inside == 9)
+        critical = [asyncio.create_task(hub.call("hall", "enter", priority=Priority.CRITICAL)) for _ in range(2)]
+        await eventually(lambda: hall.inside == 10)
+        await turns()
+        assert hall.inside == 10
+        hall.gate.set()
+        assert await asyncio.gather(*crowd, *critical) == ["out"] * 22
+
+
+async def test_a_refusal_says_when_to_come_back() -> None:
+    """Overloaded carries the time after which what waits now should have been started, as far as handlers took lately."""
+
+    class Slow(Service):
+        name = "slow"
+
+        @rpc(concurrency=1, queue=4)
+        async def work(self) -> None:
+            await asyncio.sleep(0.05)
+
+    async with Bench() as bench:
+        await bench.start(Slow())
+        hub = await bench.hub(retry=RetryPolicy(attempts=1))
+        await hub.call("slow", "work")
+        calls = [asyncio.create_task(hub.call("slow", "work")) for _ in range(10)]
+        refused = [error for error in await asyncio.gather(*calls, return_exceptions=True) if isinstance(error, Overloaded)]
+        assert len(refused) == 5
+        assert all(0.15 <= error.retry_after <= 0.6 for error in refused)
 
 
 # ---------------------------------------------------------------- whatever the handler does

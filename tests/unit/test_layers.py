@@ -46,6 +46,7 @@ LAYERS = (
             "detector",
             "dispatcher",
             "identity",
+            "lane",
             "options",
             "pending",
             "presence",
