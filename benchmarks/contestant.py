@@ -1,6 +1,7 @@
-"""One side of one measurement in a process of its own: ``python -m benchmarks.contestant NAME serve|load URL [options]``.
+"""One side of a contest of calls: ``python -m benchmarks.contestant NAME serve|load URL [options]``.
 
-``serve`` prints ``ready`` and echoes until its standard input ends. ``load`` prints one JSON line with what it measured.
+Both print ``ready``. ``serve`` echoes until its input ends. ``load`` reads one JSON object a line with what to do, and prints one
+with what it measured: ``{"do": "closed", "in_flight": 100, "seconds": 2}`` or ``{"do": "open", "rate": 500, "seconds": 2}``.
 """
 
 from __future__ import annotations
@@ -10,22 +11,18 @@ import asyncio
 import json
 import resource
 import sys
-import time
+from typing import Any
 
-from benchmarks.peers import Echo, peer
+from benchmarks.load import Call, closed, open_loop
+from benchmarks.peers import SERVICE, Echo, peer
 from fabric.loop import run
 
-PAYLOAD = "x" * 200
+WARM_UP = 0.3
 
 
-def quantile(values: list[float], share: float) -> float:
-    """Of sorted values, the one below which that share lies."""
-    return values[min(len(values) - 1, int(share * len(values)))]
-
-
-async def _serve(name: str, url: str) -> None:
+async def _serve(name: str, url: str, services: tuple[str, ...]) -> None:
     loop = asyncio.get_running_loop()
-    serving = asyncio.create_task(peer(name).serve(url, lambda: print("ready", flush=True)))
+    serving = asyncio.create_task(peer(name).serve(url, lambda: print("ready", flush=True), services))
     ended = loop.run_in_executor(None, sys.stdin.read)
     await asyncio.wait((serving, ended), return_when=asyncio.FIRST_COMPLETED)
     if serving.done():
@@ -34,23 +31,12 @@ async def _serve(name: str, url: str) -> None:
     await asyncio.gather(serving, return_exceptions=True)
 
 
-async def _calls(echo: Echo, in_flight: int, seconds: float) -> tuple[list[float], float]:
-    """Latencies in seconds, sorted, and the time it all took."""
-    latencies: list[float] = []
-    clock = time.perf_counter
-    begin = clock()
-    end = begin + seconds
+def _call(echo: Echo, service: str, payload: str) -> Call:
+    async def call() -> None:
+        if await echo(payload, service) != payload:
+            raise RuntimeError("another answer than the echo")
 
-    async def worker() -> None:
-        while (start := clock()) < end:
-            if await echo(PAYLOAD) != PAYLOAD:
-                raise RuntimeError("another answer than the echo")
-            latencies.append(clock() - start)
-
-    await asyncio.gather(*(worker() for _ in range(in_flight)))
-    taken = clock() - begin
-    latencies.sort()
-    return latencies, taken
+    return call
 
 
 def _cpu() -> float:
@@ -58,29 +44,29 @@ def _cpu() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-async def _load(name: str, url: str, in_flight: int, seconds: float, lone_seconds: float) -> None:
+async def _do(order: dict[str, Any], echo: Echo, services: tuple[str, ...]) -> dict[str, float]:
+    calls = [_call(echo, service, "x" * order.get("bytes", 200)) for service in services]
+    before = _cpu()
+    if order["do"] == "open":
+        measured = await open_loop(calls[0], order["rate"], order["seconds"])
+    else:
+        measured = await closed([calls[turn % len(calls)] for turn in range(order["in_flight"])], order["seconds"])
+    return {
+        "calls": len(measured.latencies),
+        "calls_per_second": measured.per_second,
+        "client_cpu_s": _cpu() - before,
+        "client_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        **measured.quantiles(),
+    }
+
+
+async def _load(name: str, url: str, services: tuple[str, ...]) -> None:
+    loop = asyncio.get_running_loop()
     async with peer(name).connect(url) as echo:
-        await _calls(echo, min(in_flight, 20), 0.3)
-        before = _cpu()
-        latencies, taken = await _calls(echo, in_flight, seconds)
-        cpu = _cpu() - before
-        lone, _ = await _calls(echo, 1, lone_seconds) if lone_seconds else ([0.0], 0.0)
-    print(
-        json.dumps(
-            {
-                "calls": len(latencies),
-                "calls_per_second": len(latencies) / taken,
-                "p50_ms": quantile(latencies, 0.5) * 1e3,
-                "p99_ms": quantile(latencies, 0.99) * 1e3,
-                "p999_ms": quantile(latencies, 0.999) * 1e3,
-                "lone_p50_ms": quantile(lone, 0.5) * 1e3,
-                "lone_p99_ms": quantile(lone, 0.99) * 1e3,
-                "client_cpu_s": cpu,
-                "client_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
-            }
-        ),
-        flush=True,
-    )
+        await closed([_call(echo, service, "x" * 200) for service in services], WARM_UP)
+        print("ready", flush=True)
+        while line := await loop.run_in_executor(None, sys.stdin.readline):
+            print(json.dumps(await _do(json.loads(line), echo, services)), flush=True)
 
 
 def main() -> None:
@@ -88,14 +74,10 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("side", choices=("serve", "load"))
     parser.add_argument("url")
-    parser.add_argument("--in-flight", type=int, default=100)
-    parser.add_argument("--seconds", type=float, default=2.0)
-    parser.add_argument("--lone-seconds", type=float, default=1.0)
+    parser.add_argument("--services", default=SERVICE, help="names, with commas between")
     options = parser.parse_args()
-    if options.side == "serve":
-        run(_serve(options.name, options.url))
-    else:
-        run(_load(options.name, options.url, options.in_flight, options.seconds, options.lone_seconds))
+    act = _serve if options.side == "serve" else _load
+    run(act(options.name, options.url, tuple(options.services.split(","))))
 
 
 if __name__ == "__main__":

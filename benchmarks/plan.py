@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from benchmarks.measure import machine, median, note, save, say, table
+from benchmarks.measure import Result, Table, machine, median, note
+from benchmarks.plot import lines
 from fabric.errors import DependencyCycle
 from fabric.startup.definition import Dependency, ServiceDefinition
 from fabric.startup.events import RunRequested
@@ -50,31 +51,56 @@ def timed(work: Callable[[], T]) -> tuple[float, T]:
 
 def run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks plan", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="one round of small fleets, to see that it works")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)))
     options = parser.parse_args(arguments)
+    if options.quick:
+        options.rounds, options.sizes = 1, "10,100"
     facts = machine()
-    results: dict[str, dict[str, float]] = {}
-    rows = []
-    for size in map(int, options.sizes.split(",")):
-        services = fleet(size, SIZES.get(size, 5 * size))
-        request = RunRequested(run="bench", services=tuple(services.values()))
-        first, last = services["s0"], f"s{size - 1}"
-        closed = {**services, "s0": ServiceDefinition(name=first.name, dependencies=(Dependency(on=last),))}
-        measured: dict[str, list[float]] = {"graph": [], "plan": [], "cycle": [], "simulate": []}
-        for _ in range(options.rounds):
-            measured["graph"].append(timed(lambda: ServiceDependencyGraph(services))[0])  # noqa: B023
-            measured["plan"].append(timed(lambda: make_plan(request))[0])  # noqa: B023
-            measured["cycle"].append(timed(lambda: _cycle(closed))[0])  # noqa: B023
-            seconds, makespan = timed(lambda: _simulate(request))  # noqa: B023
-            measured["simulate"].append(seconds)
-        note(f"{size} services: {makespan:.0f} s long on paper")
-        results[str(size)] = medians = {name: median(values) for name, values in measured.items()}
-        rows.append([f"{size:,}", f"{SIZES.get(size, 5 * size):,}", *(f"{medians[name]:.3f}" for name in measured)])
-    say("seconds, medians; graph: checked and ready to be asked; plan: for a run; cycle: found and reported with its path")
-    table(["services", "edges", "graph", "plan", "cycle", "simulate"], rows)
-    say(f"written to {save('plan', {'machine': facts, 'options': vars(options), 'medians': results})}")
-    return 0
+    return _result([_measure(int(size), options.rounds) for size in options.sizes.split(",")], options, facts).finish()
+
+
+def _measure(size: int, rounds: int) -> dict[str, float]:
+    """Medians in seconds."""
+    edges = SIZES.get(size, 5 * size)
+    services = fleet(size, edges)
+    request = RunRequested(run="bench", services=tuple(services.values()))
+    closed = {**services, "s0": ServiceDefinition(name="s0", dependencies=(Dependency(on=f"s{size - 1}"),))}
+    measured: dict[str, list[float]] = {"graph": [], "plan": [], "cycle": [], "simulate": []}
+    for _ in range(rounds):
+        measured["graph"].append(timed(lambda: ServiceDependencyGraph(services))[0])
+        measured["plan"].append(timed(lambda: make_plan(request))[0])
+        measured["cycle"].append(timed(lambda: _cycle(closed))[0])
+        measured["simulate"].append(timed(lambda: _simulate(request))[0])
+    note(f"plan: {size} services done")
+    return {"services": size, "edges": edges, **{name: median(values) for name, values in measured.items()}}
+
+
+def _result(sizes: list[dict[str, float]], options: argparse.Namespace, facts: dict[str, object]) -> Result:
+    parts = ("graph", "plan", "cycle", "simulate")
+    rows = [[f"{m['services']:,}", f"{m['edges']:,}", *(f"{m[part]:.3f}" for part in parts)] for m in sizes]
+    largest = next((m for m in sizes if m["services"] == 10_000), None)
+    return Result(
+        name="plan",
+        machine=facts,
+        options=options,
+        notes=(
+            f"Seconds, medians of {options.rounds} rounds. Graph: checked and ready to be asked. Plan: for a run, with its checks."
+            " Cycle: found and reported with its path. Simulate: a whole run on a virtual clock.",
+        ),
+        tables=(Table(title="Plans of growing fleets", head=("services", "edges", *parts), rows=rows),),
+        values={"plan_s": largest["plan"], "cycle_s": largest["cycle"]} if largest else {},
+        rounds=sizes,
+        plots={
+            "plan": lines(
+                "seconds",
+                "services",
+                [m["services"] for m in sizes],
+                {part: [m[part] for m in sizes] for part in parts},
+            )
+        },
+    )
 
 
 def _cycle(services: dict[str, ServiceDefinition]) -> None:
@@ -85,8 +111,7 @@ def _cycle(services: dict[str, ServiceDefinition]) -> None:
     raise RuntimeError("the cycle was not found")
 
 
-def _simulate(request: RunRequested) -> float:
+def _simulate(request: RunRequested) -> None:
     chance = random.Random(2)
     simulation = Simulation(lambda service, instance, attempt: Behaviour(seconds=chance.uniform(0.5, 2.0)))
     simulation.run(request)
-    return simulation.engine.finished_at - simulation.engine.started_at

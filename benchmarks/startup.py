@@ -10,9 +10,9 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
-from benchmarks.measure import machine, median, note, save, say, spread, table
+from benchmarks.measure import Result, Rounds, Table, machine, medians, note, spread
+from benchmarks.plot import bars
 from fabric.startup.profile import StartupProfile
 
 FLEET = Path("services/todo/fleet.yaml")
@@ -51,44 +51,53 @@ def _cpu_of_children() -> float:
 
 def run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks startup", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one round, to see that it works")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--fleet", type=Path, default=FLEET)
     options = parser.parse_args(arguments)
+    if options.quick:
+        options.rounds = 1
     facts = machine()
     rounds: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     for number in range(options.rounds):
         for way in WAYS:
             measured = _one(way, options.fleet)
             rounds[way].append(measured)
-            note(f"round {number + 1}: {way}: {measured['makespan_s']:.2f} s")
-    report(rounds, options, facts)
-    return 0
+            note(f"startup, round {number + 1}: {way}: {measured['makespan_s']:.2f} s")
+    return _result(rounds, options, facts).finish()
 
 
-def report(rounds: dict[str, list[dict[str, float]]], options: argparse.Namespace, facts: dict[str, Any]) -> None:
-    medians = {way: {key: median([r[key] for r in results]) for key in results[0]} for way, results in rounds.items()}
-    say(f"start of {options.fleet}, medians of {options.rounds} rounds, in seconds")
-    say("command: from the start of `fabric up` to its end, the fleet stopped; CPU: of all its processes in that time")
-    say("bound: what no order could have beaten with these gates and slots and the times measured in that round")
-    table(
-        ["", "makespan", "spread", "command", "CPU", "bound", "bound/makespan", "work", "in parallel", "efficiency"],
+def _result(rounds: Rounds, options: argparse.Namespace, facts: dict[str, object]) -> Result:
+    middle = medians(rounds)
+    saved = 1 - middle["orchestrated"]["makespan_s"] / middle["sequential"]["makespan_s"]
+    rows = [
         [
-            [
-                way,
-                f"{m['makespan_s']:.2f}",
-                spread([r["makespan_s"] for r in rounds[way]]),
-                f"{m['wall_s']:.2f}",
-                f"{m['cpu_s']:.2f}",
-                f"{m['bound_s']:.2f}",
-                f"{m['schedule_efficiency']:.0%}",
-                f"{m['work_s']:.2f}",
-                f"{m['width']:.0f}",
-                f"{m['parallel_efficiency']:.0%}",
-            ]
-            for way, m in medians.items()
-        ],
+            way,
+            f"{m['makespan_s']:.2f}",
+            spread([r["makespan_s"] for r in rounds[way]]),
+            f"{m['wall_s']:.2f}",
+            f"{m['cpu_s']:.2f}",
+            f"{m['bound_s']:.2f}",
+            f"{m['schedule_efficiency']:.0%}",
+            f"{m['work_s']:.2f}",
+            f"{m['width']:.0f}",
+            f"{m['parallel_efficiency']:.0%}",
+        ]
+        for way, m in middle.items()
+    ]
+    head = ("", "makespan", "spread", "command", "CPU", "bound", "bound/makespan", "work", "in parallel", "efficiency")
+    return Result(
+        name="startup",
+        machine=facts,
+        options=options,
+        notes=(
+            f"Start of {options.fleet}, medians of {options.rounds} rounds, in seconds."
+            f" Orchestrated takes {saved:.0%} less time than sequential.",
+            "Command: from the start of `fabric up` to its end, the fleet stopped. CPU: of all its processes in that time."
+            " Bound: what no order could have beaten with these gates and slots and the times measured in that round.",
+        ),
+        tables=(Table(title="Start of the reference fleet", head=head, rows=rows),),
+        values={"saved": saved},
+        rounds=rounds,
+        plots={"startup": bars("seconds until the fleet is up", {way: m["makespan_s"] for way, m in middle.items()})},
     )
-    saved = 1 - medians["orchestrated"]["makespan_s"] / medians["sequential"]["makespan_s"]
-    say(f"orchestrated takes {saved:.0%} less time than sequential")
-    plain = {**vars(options), "fleet": str(options.fleet)}
-    say(f"written to {save('startup', {'machine': facts, 'options': plain, 'medians': medians, 'rounds': rounds})}")

@@ -1,21 +1,22 @@
 """Everybody who is measured, Fabric among them, behind one small interface.
 
-Each module has ``serve(url, started)``, which echoes until it is cancelled, and ``connect(url)``, an async context whose value
-takes about 200 bytes and returns them.
+Each module has ``serve(url, started, services)``, which echoes until it is cancelled, and ``connect(url)``, an async context
+whose value takes a text and the service to ask, and returns the text. Only those in ``MANY`` tell services apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from importlib import import_module
 from typing import Protocol, cast
 
-Echo = Callable[[str], Awaitable[str]]
+SERVICE = "bench-echo"
+Echo = Callable[[str, str], Awaitable[str]]
 
 
 class Peer(Protocol):
-    async def serve(self, url: str, started: Callable[[], None]) -> None: ...
+    async def serve(self, url: str, started: Callable[[], None], services: Sequence[str]) -> None: ...
 
     def connect(self, url: str) -> AbstractAsyncContextManager[Echo]: ...
 
@@ -31,6 +32,7 @@ PEERS: dict[str, str] = {
 }
 BROKERLESS = {"grpc_asyncio", "tcp"}
 ON_NATS = {"nats"}
+MANY = {"fabric", "aio_pika_rpc"}
 
 
 def peer(name: str) -> Peer:

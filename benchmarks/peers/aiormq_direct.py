@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import aiormq
@@ -16,7 +16,7 @@ from benchmarks.peers import Echo
 _QUEUE = "bench-aiormq-echo"
 
 
-async def serve(url: str, started: Callable[[], None]) -> None:
+async def serve(url: str, started: Callable[[], None], services: Sequence[str]) -> None:
     connection = await aiormq.connect(url)
     channel = await connection.channel(publisher_confirms=False)
     await channel.queue_declare(_QUEUE, auto_delete=True)
@@ -52,7 +52,7 @@ async def connect(url: str) -> AsyncIterator[Echo]:
     await channel.basic_consume("amq.rabbitmq.reply-to", answered, no_ack=True)
     loop = asyncio.get_running_loop()
 
-    async def echo(text: str) -> str:
+    async def echo(text: str, service: str) -> str:
         id = str(next(ids))
         future: asyncio.Future[bytes] = loop.create_future()
         waiting[id] = future

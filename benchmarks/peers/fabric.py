@@ -3,38 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from benchmarks.peers import Echo
 from fabric import Hub, Service, rpc
 from fabric.coordination.agent import Agent
 
 
-class EchoService(Service):
-    name = "bench-echo"
+def _echo_service(called: str) -> Service:
+    class EchoService(Service):
+        name = called
 
-    @rpc(idempotent=True, concurrency=1000)
-    async def echo(self, text: str) -> str:
-        return text
+        @rpc(idempotent=True, concurrency=1000)
+        async def echo(self, text: str) -> str:
+            return text
+
+    return EchoService()
 
 
-async def serve(url: str, started: Callable[[], None]) -> None:
-    async with Hub.connect(EchoService.name, url=url) as hub:
-        agent = Agent(hub, EchoService())
-        await agent.open(managed=False)
+async def serve(url: str, started: Callable[[], None], services: Sequence[str]) -> None:
+    """Each service with a hub of its own, as if it had its own process."""
+    async with AsyncExitStack() as stack:
+        for name in services:
+            hub = await stack.enter_async_context(Hub.connect(name, url=url))
+            agent = Agent(hub, _echo_service(name))
+            await agent.open(managed=False)
+            stack.push_async_callback(agent.aclose)
         started()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            await agent.aclose()
+        await asyncio.Event().wait()
 
 
 @asynccontextmanager
 async def connect(url: str) -> AsyncIterator[Echo]:
     async with Hub.connect("bench-client", url=url) as hub:
 
-        async def echo(text: str) -> str:
-            return await hub.call("bench-echo", "echo", {"text": text}, returns=str, timeout=10.0)
+        async def echo(text: str, service: str) -> str:
+            return await hub.call(service, "echo", {"text": text}, returns=str, timeout=10.0)
 
         yield echo

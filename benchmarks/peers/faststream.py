@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from faststream.rabbit import RabbitBroker
@@ -13,7 +13,7 @@ from benchmarks.peers import Echo
 _QUEUE = "bench-faststream-echo"
 
 
-async def serve(url: str, started: Callable[[], None]) -> None:
+async def serve(url: str, started: Callable[[], None], services: Sequence[str]) -> None:
     broker = RabbitBroker(url, logger=None)
 
     @broker.subscriber(_QUEUE)
@@ -33,7 +33,7 @@ async def connect(url: str) -> AsyncIterator[Echo]:
     broker = RabbitBroker(url, logger=None)
     await broker.start()
 
-    async def echo(text: str) -> str:
+    async def echo(text: str, service: str) -> str:
         answer = await broker.request(text, queue=_QUEUE, timeout=10.0)
         return str(await answer.decode())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import grpc
@@ -20,7 +20,7 @@ async def _echo(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
     return request
 
 
-async def serve(url: str, started: Callable[[], None]) -> None:
+async def serve(url: str, started: Callable[[], None], services: Sequence[str]) -> None:
     server = grpc.aio.server()
     server.add_generic_rpc_handlers((_Handler(),))
     server.add_insecure_port(url)
@@ -37,7 +37,7 @@ async def connect(url: str) -> AsyncIterator[Echo]:
     async with grpc.aio.insecure_channel(url) as channel:
         method = channel.unary_unary("/bench.Echo/Echo")
 
-        async def echo(text: str) -> str:
+        async def echo(text: str, service: str) -> str:
             answer: bytes = await method(text.encode(), timeout=10.0)
             return answer.decode()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import nats
@@ -16,7 +16,7 @@ async def _answer(message: Msg) -> None:
     await message.respond(message.data)
 
 
-async def serve(url: str, started: Callable[[], None]) -> None:
+async def serve(url: str, started: Callable[[], None], services: Sequence[str]) -> None:
     client = await nats.connect(url)
     await client.subscribe("bench.echo", cb=_answer)
     await client.flush()
@@ -31,7 +31,7 @@ async def serve(url: str, started: Callable[[], None]) -> None:
 async def connect(url: str) -> AsyncIterator[Echo]:
     client = await nats.connect(url)
 
-    async def echo(text: str) -> str:
+    async def echo(text: str, service: str) -> str:
         return (await client.request("bench.echo", text.encode(), timeout=10.0)).data.decode()
 
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from benchmarks.peers import Echo
@@ -15,7 +15,7 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         writer.write(line)
 
 
-async def serve(url: str, started: Callable[[], None]) -> None:
+async def serve(url: str, started: Callable[[], None], services: Sequence[str]) -> None:
     host, port = url.rsplit(":", 1)
     server = await asyncio.start_server(_answer, host, int(port))
     async with server:
@@ -36,7 +36,7 @@ async def connect(url: str) -> AsyncIterator[Echo]:
 
     reading = asyncio.create_task(read())
 
-    async def echo(text: str) -> str:
+    async def echo(text: str, service: str) -> str:
         future: asyncio.Future[str] = loop.create_future()
         waiting.append(future)
         writer.write(text.encode() + b"\n")

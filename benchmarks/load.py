@@ -1,0 +1,110 @@
+"""Ways to load a server: so many calls in flight, or so many calls a second whatever it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+Call = Callable[[], Awaitable[None]]
+"""One call; it checks its answer and raises when that is wrong."""
+
+TICK = 0.0005
+"""Seconds between starts of an open load, at the least: what is due in one tick starts together."""
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """Of sorted values, the one below which that share lies."""
+    return values[min(len(values) - 1, int(share * len(values)))]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """Latencies in seconds, sorted, and how long it all took."""
+
+    latencies: Sequence[float]
+    seconds: float
+
+    @property
+    def per_second(self) -> float:
+        return len(self.latencies) / self.seconds
+
+    def quantiles(self, prefix: str = "") -> dict[str, float]:
+        """In milliseconds."""
+        shares = {"p50_ms": 0.5, "p99_ms": 0.99, "p999_ms": 0.999}
+        return {prefix + name: quantile(self.latencies, share) * 1e3 for name, share in shares.items()}
+
+
+async def closed(calls: Sequence[Call], seconds: float) -> Measured:
+    """Each of ``calls`` over and over, the next when the last is answered: as many in flight as there are calls."""
+    latencies: list[float] = []
+    clock = time.perf_counter
+    begin = clock()
+    end = begin + seconds
+
+    async def worker(call: Call) -> None:
+        while (start := clock()) < end:
+            await call()
+            latencies.append(clock() - start)
+
+    await asyncio.gather(*(worker(call) for call in calls))
+    return Measured(latencies=sorted(latencies), seconds=clock() - begin)
+
+
+async def open_loop(call: Call, rate: float, seconds: float) -> Measured:
+    """``rate`` calls a second by the clock, whether the earlier ones are answered or not.
+
+    A latency counts from the time at which its call was due, not from when it could start, so that a stall is felt by all
+    calls that were due in it (no coordinated omission). The timer is the operating system's: the event loop's own has steps
+    of a millisecond. Only in the main thread.
+    """
+    latencies: list[float] = []
+    clock = time.perf_counter
+    loop = asyncio.get_running_loop()
+    interval = max(TICK, 1 / rate)
+    total = max(1, round(seconds * rate))
+    started = 0
+    running: set[asyncio.Task[None]] = set()
+    done: asyncio.Future[None] = loop.create_future()
+    begin = clock()
+
+    async def one(due: float) -> None:
+        await call()
+        latencies.append(clock() - due)
+
+    def ended(task: asyncio.Task[None]) -> None:
+        running.discard(task)
+        if not done.done():
+            if not task.cancelled() and (error := task.exception()) is not None:
+                done.set_exception(error)
+            elif started == total and not running:
+                done.set_result(None)
+
+    def tick() -> None:
+        nonlocal started
+        ticks = int((clock() - begin) / interval)
+        due_by_now = min(total, int(ticks * interval * rate + 1e-6))
+        while started < due_by_now and not done.done():
+            # The tick in which this call was due, which may be an earlier one than now.
+            due = begin + (int((started + 1) / rate / interval - 1e-6) + 1) * interval
+            started += 1
+            task = loop.create_task(one(min(due, clock())))
+            running.add(task)
+            task.add_done_callback(ended)
+        if started == total:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    loop.add_signal_handler(signal.SIGALRM, tick)
+    signal.setitimer(signal.ITIMER_REAL, interval, interval)
+    try:
+        async with asyncio.timeout(seconds * 5 + 30):
+            await done
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        loop.remove_signal_handler(signal.SIGALRM)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+    return Measured(latencies=sorted(latencies), seconds=clock() - begin)
