@@ -29,7 +29,8 @@ class RpcOptions:
         timeout: seconds that a call may take when the caller gives none; None leaves it to the caller's default.
         concurrency: handlers that run at once in one instance; the rest waits in order of priority.
         queue: requests that may wait; more are refused as overloaded, the lowest priority first.
-        callers: names of the services that may call it, as the broker vouches for them; None is everyone.
+        callers: names of the services that may call it; None is everyone. On RabbitMQ a name is the user that the broker vouches
+            for; on the other brokers, which belong to one user of the operating system, it is what the caller says.
         reserved: of the places, those that only critical requests may take; None is a tenth. More lets them start at once
             more often, and leaves fewer for the rest.
         adaptive: find how many run at once from how long they take, up to ``concurrency``. For handlers whose cost is
@@ -186,7 +187,8 @@ def _marker(options: RpcOptions | EventOptions | BroadcastOptions) -> Callable[[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodContract:
-    """One method: ``attribute`` is the function's name on the class, ``name`` what callers use."""
+    """One method: ``attribute`` is the function's name on the class, ``name`` what callers use. What it ``returns`` is the type of
+    each part if it ``streams``."""
 
     name: str
     attribute: str
@@ -298,8 +300,10 @@ def _check_group(service: type[Any], options: EventOptions, others: Iterable[Han
 def _method(attribute: str, function: Callable[..., Any], options: RpcOptions) -> MethodContract:
     returns = hints_of(function).get("return", Any)
     streams = inspect.isasyncgenfunction(function)
-    if not streams:
-        check_kind(f"{function.__qualname__}: the result", returns)
+    if streams:
+        parts = get_args(returns)
+        returns = parts[0] if parts else Any
+    check_kind(f"{function.__qualname__}: the result", returns)
     return MethodContract(
         name=options.name or attribute,
         attribute=attribute,

@@ -13,14 +13,15 @@ from fabric.config import Settings
 from fabric.context import CallContext, enter, leave
 from fabric.contract import ServiceContract
 from fabric.deadlines import Deadlines
-from fabric.errors import FabricError, InvalidMessage, PayloadTooLarge
+from fabric.errors import FabricError, InvalidMessage
 from fabric.identity import Identity
 from fabric.lane import Lane
+from fabric.outflow import WINDOW, Misfit, Outflow, returned
 from fabric.replies import Replies
 from fabric.routing import outcomes
 from fabric.transports.base import Delivery, Transport
 from fabric.transports.topology import Topology
-from fabric.values import checked, plain, problems
+from fabric.values import problems
 from fabric.wire import batch, codec
 from fabric.wire.message import MessageType, ServiceMessage
 from fabric.workers import Workers
@@ -32,8 +33,6 @@ LONGEST = 86_400.0
 STOP_PATIENCE = 1.0
 """Seconds that cancelled handlers get to clean up when the instance goes."""
 MOST_CANCELLED = 4096
-TELL_LOAD_EVERY = 8
-"""Answers, of which one says how busy the instance is: often enough to balance by, seldom enough to cost nothing."""
 MARK = "fabric.mark"
 
 
@@ -45,9 +44,10 @@ class Request:
         placed: it has got one of its method's places, and a task that runs it or is about to.
         task: what runs it. From its first step on, so that cancelling reaches the handler.
         started: in the loop's time; 0 before.
+        flow: of the parts of its answer; None where that is one whole.
     """
 
-    __slots__ = ("deadline", "lane", "message", "placed", "started", "stop", "task", "user")
+    __slots__ = ("deadline", "flow", "lane", "message", "placed", "started", "stop", "task", "user")
 
     def __init__(self, message: ServiceMessage, lane: Lane[Request], user: str | None, deadline: float) -> None:
         self.message, self.lane, self.user, self.deadline = message, lane, user, deadline
@@ -55,6 +55,7 @@ class Request:
         self.stop: dict[str, Any] | None = None
         self.placed = False
         self.started = 0.0
+        self.flow = Outflow.asked_by(message) if lane.contract.streams else None
 
 
 class Dispatcher:
@@ -87,8 +88,9 @@ class Dispatcher:
         self._abandoned: set[asyncio.Task[None]] = set()
         self._deadlines: Deadlines[Request] = Deadlines(self._expire)
         self._workers: Workers[Request] = Workers(self._run, f"{contract.name} handlers")
-        self._replies = Replies(transport, topology.rpc, max_batch_bytes=settings.max_batch_bytes)
-        self._answers = 0
+        self._replies = Replies(transport, topology.rpc, me, contract.name, settings)
+        # one operating-system user owns everything on the other brokers: there callers are believed
+        self._vouches = transport.name == "amqp"
         self._accepting = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -117,6 +119,8 @@ class Dispatcher:
                 self._admit(message, delivery.user_id)
             elif message.type is MessageType.CANCEL:
                 self._cancel(message.correlation_id or "")
+            elif message.type is MessageType.STREAM_CREDIT:
+                self._grant(message)
             elif message.type is MessageType.PROBE:
                 self._tell_unknown(message)
 
@@ -135,7 +139,7 @@ class Dispatcher:
         request = Request(message, lane, user, now + left) if lane is not None else None
         error = self._objection(message, lane, user, left)
         if error is not None or request is None:
-            self._reply(message, now + max(left, 1.0), error=error)
+            self._replies.answer(message, now + max(left, 1.0), len(self._requests), None, error)
             return
         self._requests[message.id] = request
         self._idle.clear()
@@ -160,17 +164,21 @@ class Dispatcher:
             self.refused += 1
             return outcomes.draining("it takes no calls at present")
         callers = lane.contract.options.callers
-        if callers is not None and (user or "") not in callers:
-            return outcomes.invalid(f"{user or message.source!r} may not call {message.method}", [])
+        caller = user if user is not None or self._vouches else message.source
+        if callers is not None and caller not in callers:
+            return outcomes.not_allowed("the broker does not say who calls" if caller is None else f"not for {caller!r}")
         if left <= 0:
             self.expired += 1
             return outcomes.expired()
+        if lane.contract.streams is not (message.headers is not None and WINDOW in message.headers):
+            use = "in parts: use hub.stream" if lane.contract.streams else "once: use hub.call"
+            return outcomes.invalid(f"{message.method} answers {use}", [])
         return None
 
     def _refuse(self, request: Request, error: dict[str, Any]) -> None:
         self.refused += 1
         self._forget(request)
-        self._reply(request.message, request.deadline, error=error)
+        self._reply(request, error=error)
 
     # ------------------------------------------------------------ running
 
@@ -208,13 +216,15 @@ class Dispatcher:
             except ValidationError as error:
                 self._end(request, error=outcomes.invalid(_summary(error), problems(error)))
                 return
-            result = await request.lane.handler(**arguments)
-            try:
-                payload = plain(result if _fits(contract.returns, result) else checked(contract.returns, result))
-            except ValidationError as error:
-                _log.error("%s returned what its type does not allow: %s", request.lane.name, _summary(error))
-                self._end(request, error=outcomes.invalid_result(_summary(error), problems(error)))
-                return
+            result = request.lane.handler(**arguments)
+            if request.flow is not None:
+                await request.flow.pour(result, contract.returns, self._replies, message, request.deadline)
+                payload = None
+            else:
+                payload = returned(contract.returns, await result)
+        except Misfit as error:
+            _log.error("%s returned what its type does not allow: %s", request.lane.name, error)
+            self._end(request, error=outcomes.invalid_result(str(error), error.problems))
         except asyncio.CancelledError:
             self._end(request, error=outcomes.cancelled("the handler was cancelled") if request.stop is None else request.stop)
         except BaseException as error:
@@ -236,7 +246,7 @@ class Dispatcher:
         if self._requests.get(request.message.id) is request:
             self._forget(request)
             if error is None or error:
-                self._reply(request.message, request.deadline, payload, error=error)
+                self._reply(request, payload, error=error)
         while (following := lane.following()) is not None:
             self._start(following)
 
@@ -251,6 +261,11 @@ class Dispatcher:
     def _expire(self, request: Request) -> None:
         self.expired += 1
         self._stop(request, outcomes.late() if request.task is not None else outcomes.expired())
+
+    def _grant(self, message: ServiceMessage) -> None:
+        request = self._requests.get(message.correlation_id or "")
+        if request is not None and request.flow is not None:
+            request.flow.grant(message.payload)
 
     def _cancel(self, id: str) -> None:
         """The caller gave up. Nobody waits for an answer."""
@@ -273,7 +288,7 @@ class Dispatcher:
             request.lane.waiting.remove(request)
             self._forget(request)
             if answer:
-                self._reply(request.message, request.deadline, error=answer)
+                self._reply(request, error=answer)
         elif request.task is not None:
             request.task.cancel()
 
@@ -305,7 +320,7 @@ class Dispatcher:
             _log.error("%s goes on although it was cancelled; its caller is told that it is lost", request.lane.name)
             self._forget(request)
             if request.stop != {}:
-                self._reply(request.message, request.deadline, error=outcomes.stopped())
+                self._reply(request, error=outcomes.stopped())
             if request.task is not None:
                 self._abandoned.add(request.task)
                 request.task.add_done_callback(self._abandoned.discard)
@@ -322,47 +337,17 @@ class Dispatcher:
         """Somebody waits for answers to these requests. Those that are not here were lost, or their answers were."""
         if probe.method == MARK:
             self.marked.set()
-        if probe.reply_to is None or not isinstance(probe.payload, list):
+        if not isinstance(probe.payload, list):
             return
         unknown = [id for id in probe.payload if isinstance(id, str) and id not in self._requests]
         if unknown:
-            self._send(probe, MessageType.PROBE, asyncio.get_running_loop().time() + 1.0, unknown, None)
+            self._replies.send(probe, MessageType.PROBE, asyncio.get_running_loop().time() + 1.0, unknown)
 
-    def _reply(self, to: ServiceMessage, deadline: float, payload: Any = None, *, error: dict[str, Any] | None = None) -> None:
-        if to.reply_to is None:
-            return
-        try:
-            self._send(to, MessageType.RESPONSE, deadline, payload, error)
-        except (PayloadTooLarge, InvalidMessage) as problem:
-            self._send(to, MessageType.RESPONSE, deadline, None, outcomes.failed(problem))
-
-    def _send(self, to: ServiceMessage, type: MessageType, deadline: float, payload: Any, error: dict[str, Any] | None) -> None:
-        self._answers += 1
-        headers = None if self._answers % TELL_LOAD_EVERY else {"load": len(self._requests)}
-        data = codec.encode(
-            ServiceMessage(
-                self._ids.next(),
-                type,
-                self._contract.name,
-                self._instance,
-                to.source,
-                to.method,
-                payload,
-                to.priority,
-                to.id,
-                None,
-                to.attempt,
-                None,
-                error,
-                headers,
-            ),
-            self._limits,
-        )
-        self._replies.add(str(to.reply_to), to.priority, data, deadline)
-
-
-def _fits(kind: Any, value: Any) -> bool:
-    return kind is Any or (isinstance(kind, type) and type(value) is kind)
+    def _reply(self, request: Request, payload: Any = None, *, error: dict[str, Any] | None = None) -> None:
+        if request.flow is None:
+            self._replies.answer(request.message, request.deadline, len(self._requests), payload, error)
+        else:
+            request.flow.end(self._replies, request.message, request.deadline, error)
 
 
 def _summary(error: ValidationError) -> str:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from typing import Any
 
-from fabric.errors import FabricError
+from fabric.config import Settings
+from fabric.errors import FabricError, InvalidMessage, PayloadTooLarge
+from fabric.identity import Identity
+from fabric.routing import outcomes
 from fabric.transports.base import LinkEvent, LinkState, Transport
-from fabric.wire import batch
+from fabric.wire import batch, codec
 from fabric.wire.codec import MSGPACK
-from fabric.wire.message import Priority
+from fabric.wire.message import MessageType, Priority, ServiceMessage
 
 _log = logging.getLogger("fabric.replies")
 
@@ -18,44 +22,122 @@ AGAIN = 0.05
 """Seconds before what the transport had no room for is offered to it again."""
 MOST_HELD = 64 * 1024 * 1024
 """Bytes held for a link that is down; then the oldest are dropped."""
+TELL_LOAD_EVERY = 8
+"""Answers, of which one says how busy the instance is: often enough to balance by, seldom enough to cost nothing."""
 
 
 class Replies:
-    """Posts encoded answers without waiting. What the link can't take now is kept until its deadline.
+    """Posts answers without waiting, those to one caller in order. What the link can't take now is kept until its deadline.
 
     Args:
         exchange: where the addresses are bound.
-        max_batch_bytes: of one body.
+        service: that answers.
     """
 
-    def __init__(self, transport: Transport, exchange: str, *, max_batch_bytes: int) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        exchange: str,
+        me: Identity,
+        service: str,
+        settings: Settings,
+    ) -> None:
         self._transport, self._exchange = transport, exchange
-        self._max_batch = min(max_batch_bytes, transport.max_body)
+        self._service, self._instance, self._ids = service, me.instance, me.ids
+        self._limits = codec.Limits(message_bytes=min(settings.max_message_bytes, transport.max_body))
+        self._max_batch = min(settings.max_batch_bytes, transport.max_body)
         self._ready: dict[tuple[str, Priority], list[tuple[bytes, float]]] = {}
         self._held: deque[tuple[str, Priority, bytes, float]] = deque()
-        self._held_bytes = 0
+        self._held_bytes = self._sent = 0
         self._again: asyncio.TimerHandle | None = None
         self._unwatch = transport.watch(self._link_changed)
         self.dropped = 0
 
-    def add(self, address: str, priority: Priority, data: bytes, deadline: float) -> None:
-        """Send ``data`` with whatever else is ready for there in this turn of the loop.
+    def answer(
+        self, to: ServiceMessage, deadline: float, load: int, payload: Any = None, error: dict[str, Any] | None = None
+    ) -> None:
+        """End a request, with whatever can be sent of the answer. Does nothing for one that nobody can be answered to.
 
         Args:
             deadline: in the loop's time; after it nobody waits for it.
+            load: requests running and waiting here.
         """
-        waiting = self._ready.get((address, priority))
-        if waiting is None:
-            self._ready[address, priority] = [(data, deadline)]
-            asyncio.get_running_loop().call_soon(self._flush, address, priority)
-        else:
-            waiting.append((data, deadline))
+        if to.reply_to is None:
+            return
+        self._sent += 1
+        headers = None if self._sent % TELL_LOAD_EVERY else {"load": load}
+        try:
+            self.send(to, MessageType.RESPONSE, deadline, payload, error, number=to.attempt, headers=headers)
+        except (PayloadTooLarge, InvalidMessage) as problem:
+            self.send(to, MessageType.RESPONSE, deadline, None, outcomes.failed(problem), number=to.attempt)
+
+    def send(
+        self,
+        to: ServiceMessage,
+        type: MessageType,
+        deadline: float,
+        payload: Any = None,
+        error: dict[str, Any] | None = None,
+        *,
+        number: int = 1,
+        headers: dict[str, Any] | None = None,
+    ) -> None:
+        """Send a message of any type about a request to whoever sent it.
+
+        Args:
+            number: of the attempt, or of a part in its stream.
+
+        Raises:
+            PayloadTooLarge, InvalidMessage: it can't be sent.
+        """
+        if to.reply_to is None:
+            return
+        data = codec.encode(
+            ServiceMessage(
+                self._ids.next(),
+                type,
+                self._service,
+                self._instance,
+                to.source,
+                to.method,
+                payload,
+                to.priority,
+                to.id,
+                None,
+                number,
+                None,
+                error,
+                headers,
+            ),
+            self._limits,
+        )
+        self._add(to.reply_to, to.priority, data, deadline)
 
     def flush(self) -> None:
         """Hand everything over now, as far as the link takes it."""
         self._release()
         for address, priority in list(self._ready):
             self._flush(address, priority)
+
+    def close(self) -> None:
+        """Hand over what is left."""
+        self.flush()
+        self._unwatch()
+        if self._again is not None:
+            self._again.cancel()
+        self.dropped += len(self._held)
+        self._held.clear()
+
+    def _add(self, address: str, priority: Priority, data: bytes, deadline: float) -> None:
+        if self._held:  # it must not overtake those
+            self._hold(address, priority, data, deadline)
+            return
+        waiting = self._ready.get((address, priority))
+        if waiting is None:
+            self._ready[address, priority] = [(data, deadline)]
+            asyncio.get_running_loop().call_soon(self._flush, address, priority)
+        else:
+            waiting.append((data, deadline))
 
     def _flush(self, address: str, priority: Priority) -> None:
         waiting = self._ready.pop((address, priority), None)
@@ -79,7 +161,9 @@ class Replies:
         else:
             body, content_type = batch.join([data for data, _ in answers]), batch.BATCH
         try:
-            if self._transport.post(self._exchange, address, body, priority=priority, content_type=content_type):
+            if not self._held and self._transport.post(
+                self._exchange, address, body, priority=priority, content_type=content_type
+            ):
                 return
         except (FabricError, ValueError) as error:
             # Closed, or an address that can't be one: holding the answers back would not help.
@@ -87,8 +171,11 @@ class Replies:
             _log.warning("dropped %d answers to %.100s: %s", len(answers), address, error)
             return
         for data, deadline in answers:
-            self._held.append((address, priority, data, deadline))
-            self._held_bytes += len(data)
+            self._hold(address, priority, data, deadline)
+
+    def _hold(self, address: str, priority: Priority, data: bytes, deadline: float) -> None:
+        self._held.append((address, priority, data, deadline))
+        self._held_bytes += len(data)
         while self._held_bytes > MOST_HELD:
             self._held_bytes -= len(self._held.popleft()[2])
             self.dropped += 1
@@ -104,19 +191,10 @@ class Replies:
         held, self._held, self._held_bytes = self._held, deque(), 0
         for address, priority, data, deadline in held:
             if deadline > now:
-                self.add(address, priority, data, deadline)
+                self._add(address, priority, data, deadline)
             else:
                 self.dropped += 1
 
     def _link_changed(self, event: LinkEvent) -> None:
         if event.state is LinkState.READY and self._held:
             self.flush()
-
-    def close(self) -> None:
-        """Hand over what is left."""
-        self.flush()
-        self._unwatch()
-        if self._again is not None:
-            self._again.cancel()
-        self.dropped += len(self._held)
-        self._held.clear()

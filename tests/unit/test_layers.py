@@ -48,6 +48,7 @@ LAYERS = (
             "identity",
             "lane",
             "options",
+            "outflow",
             "pending",
             "presence",
             "proxy",
