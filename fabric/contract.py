@@ -6,7 +6,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from fabric.arguments import Arguments, check_kind, hints_of
 from fabric.errors import ConfigurationError
@@ -187,8 +187,8 @@ def _marker(options: RpcOptions | EventOptions | BroadcastOptions) -> Callable[[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodContract:
-    """One method: ``attribute`` is the function's name on the class, ``name`` what callers use. What it ``returns`` is the type of
-    each part if it ``streams``."""
+    """One method: ``attribute`` is the function's name on the class, ``name`` what callers use. ``returns`` is the type of each
+    part if it ``streams``."""
 
     name: str
     attribute: str
