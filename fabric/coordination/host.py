@@ -9,10 +9,12 @@ from collections.abc import Callable
 from importlib import import_module
 
 from fabric.config import Settings
+from fabric.context import current_call
 from fabric.coordination.agent import Agent
 from fabric.errors import ConfigurationError
 from fabric.hub import Hub
 from fabric.loop import run
+from fabric.observe.logs import configure_logs
 from fabric.service import Service
 
 
@@ -59,6 +61,7 @@ async def host(
         loop.add_reader(lifeline, _lifeline_ended, loop, lifeline, ended)
     try:
         service = make()
+        logs_of_environment(service.name)
         async with Hub.connect(service.name, settings=settings) as hub:
             agent = Agent(hub, service)
             try:
@@ -89,6 +92,26 @@ def lifeline_of_environment() -> int | None:
     """``FABRIC_LIFELINE_FD``: the pipe that whoever started this process holds open."""
     lifeline = os.environ.get("FABRIC_LIFELINE_FD")
     return int(lifeline) if lifeline else None
+
+
+def logs_of_environment(service: str) -> None:
+    """``FABRIC_LOG_LEVEL`` and ``FABRIC_LOG_FORMAT``, with the service, the instance and the call under way in each line.
+
+    Raises:
+        ConfigurationError: one of them is not usable.
+    """
+    process = {"service": service, "instance": os.environ.get("FABRIC_INSTANCE", ""), "pid": os.getpid()}
+    configure_logs(
+        level=os.environ.get("FABRIC_LOG_LEVEL", "INFO"),
+        format=os.environ.get("FABRIC_LOG_FORMAT", "text"),
+        process=process,
+        call=_call_under_way,
+    )
+
+
+def _call_under_way() -> dict[str, str]:
+    call = current_call()
+    return {} if call is None else {"call": call.id, "method": call.method, "caller": call.instance}
 
 
 def host_from_environment(target: str) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -44,9 +42,6 @@ def coordinator(
     from fabric.coordination.host import host, lifeline_of_environment
     from fabric.coordination.status import UpOptions
 
-    logging.basicConfig(
-        level=os.environ.get("FABRIC_LOG_LEVEL", "INFO").upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
     loaded = load_fleet(fleet)
     settings = Settings(namespace=namespace or loaded.namespace, broker_url=SecretStr(broker_url) if broker_url else None)
     asyncio.run(

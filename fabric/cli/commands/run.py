@@ -20,13 +20,9 @@ def run(
 
     The broker is FABRIC_BROKER_URL. With FABRIC_MANAGED=1 it waits for the coordinator before it starts.
     """
-    import logging
 
     from fabric.coordination.host import host_from_environment
 
-    logging.basicConfig(
-        level=os.environ.get("FABRIC_LOG_LEVEL", "INFO").upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
     if "" not in sys.path and os.getcwd() not in sys.path:  # as `python -m` does, also when started as `fabric`
         sys.path.insert(0, os.getcwd())
     host_from_environment(target)
