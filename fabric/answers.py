@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from fabric.errors import CallError, RemoteError, ValidationFailed
+from fabric.errors import CallError, NotAllowed, RemoteError, ValidationFailed
 from fabric.values import checked, problems
 
 NO_FALLBACK: Final = object()
@@ -38,9 +38,9 @@ async def instead(fallback: Any, error: CallError) -> Any:
     """What ``fallback``, a value or a function of the error, gives in place of an answer.
 
     Raises:
-        CallError: there is none, or the handler has given its word, which nothing else may replace.
+        CallError: there is none, or the callee has given its word, which nothing else may replace.
     """
-    if fallback is NO_FALLBACK or isinstance(error, (RemoteError, ValidationFailed)):
+    if fallback is NO_FALLBACK or isinstance(error, (RemoteError, ValidationFailed, NotAllowed)):
         raise error
     answer = fallback(error) if callable(fallback) else fallback
     return await answer if inspect.isawaitable(answer) else answer

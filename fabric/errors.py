@@ -20,6 +20,7 @@ FabricError
 │   ├── ExpiredInQueue              its deadline passed before it ran   not executed
 │   ├── Overloaded                  refused by the callee, retry later  not executed
 │   ├── CircuitOpen                 not tried: it failed too often      not executed
+│   ├── NotAllowed                  the method is not for this caller   not executed
 │   ├── ValidationFailed            the arguments or the result do not fit the contract
 │   ├── Cancelled                   the handler was cancelled           unknown: in part, or not at all
 │   ├── InstanceLost                the callee died with it             unknown
@@ -279,6 +280,19 @@ class CircuitOpen(CallError):
     def __init__(self, reason: str = "", *, retry_after: float = 0.0, **facts: Any) -> None:
         super().__init__(reason, **facts)
         self.retry_after = retry_after
+
+    @property
+    def retryable(self) -> bool:
+        return False
+
+
+class NotAllowed(CallError):
+    """The method names who may call it, and this caller is not among them."""
+
+    executed = False
+    summary = "not allowed"
+    advice = "call as a user whom its @rpc(callers=...) names; fabric permissions prints how to make users"
+    ended_at = "callee"
 
     @property
     def retryable(self) -> bool:

@@ -30,7 +30,7 @@ class ExitCode(enum.IntEnum):
 def exit_code(error: BaseException) -> ExitCode:
     """What a script needs to know of ``error``."""
     match error:
-        case errors.ConfigurationError():
+        case errors.ConfigurationError() | errors.NotAllowed():
             return ExitCode.CONFIGURATION
         case errors.RemoteError() | errors.ValidationFailed():
             return ExitCode.FAILED

@@ -12,6 +12,7 @@ from fabric.errors import (
     DeadlineExceeded,
     ExpiredInQueue,
     InstanceLost,
+    NotAllowed,
     Overloaded,
     RemoteError,
     ServiceError,
@@ -67,6 +68,10 @@ def stopped() -> dict[str, Any]:
 
 def cancelled(reason: str) -> dict[str, Any]:
     return {"kind": "cancelled", "message": reason}
+
+
+def not_allowed(reason: str) -> dict[str, Any]:
+    return {"kind": "not-allowed", "message": reason}
 
 
 def invalid(reason: str, errors: list[dict[str, Any]]) -> dict[str, Any]:
@@ -141,6 +146,8 @@ def outcome(error: Mapping[str, Any], facts: Mapping[str, Any]) -> CallError:
             return InstanceLost(message, **facts)
         case "cancelled":
             return Cancelled(message, **facts)
+        case "not-allowed":
+            return NotAllowed(message, **facts)
         case "invalid" | "invalid-result" as kind:
             errors = error.get("errors")
             known = [item for item in errors if isinstance(item, dict)] if isinstance(errors, list) else []
@@ -169,7 +176,7 @@ def speaks_well(error: CallError) -> bool | None:
     match error:
         case RemoteError():
             return error.expected
-        case ValidationFailed():
+        case ValidationFailed() | NotAllowed():
             return error.executed is False
         case DeadlineExceeded() | ExpiredInQueue():
             return False

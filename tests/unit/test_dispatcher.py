@@ -235,15 +235,20 @@ async def test_an_unknown_method_is_answered_with_those_that_exist() -> None:
 
 
 async def test_only_named_callers_may_call() -> None:
-    """A method limited to callers refuses whom the broker does not vouch for, whatever the message says of its source."""
+    """A method limited to callers refuses all others. Whom the broker vouches for counts, whatever the message says of its
+    source; in memory, where it vouches for nobody unless told to, the source does."""
     async with scene() as s:
+        await s.ask("secret", source="mallory")
+        assert await s.kind() == "not-allowed"
         await s.ask("secret", source="boss")
-        assert await s.kind() == "invalid"
-        boss = MemoryTransport(s.network, Topology(), user="boss")
-        await boss.connect(timeout=LIMIT)
-        await boss.send(s.puppet.topology.rpc, s.hub.instance, codec.encode(s.puppet.request("secret")), timeout=LIMIT)
         assert (await s.answer()).payload == "42"
-        await boss.aclose()
+        for user, source, allowed in (("boss", "mallory", True), ("mallory", "boss", False)):
+            link = MemoryTransport(s.network, Topology(), user=user)
+            await link.connect(timeout=LIMIT)
+            request = codec.encode(s.puppet.request("secret", source=source))
+            await link.send(s.puppet.topology.rpc, s.hub.instance, request, timeout=LIMIT)
+            assert ((await s.answer()).error is None) is allowed
+            await link.aclose()
 
 
 async def test_a_doubled_request_runs_once_and_is_answered_once() -> None:

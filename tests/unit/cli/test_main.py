@@ -111,6 +111,7 @@ def test_a_broker_that_is_not_there(cli: Cli, shop: Path) -> None:
     [
         (errors.ConfigurationError("x"), ExitCode.CONFIGURATION),
         (errors.UnknownName("a", "b", used_by="c"), ExitCode.CONFIGURATION),
+        (errors.NotAllowed(**FACTS), ExitCode.CONFIGURATION),
         (errors.ConnectionLost("x"), ExitCode.UNREACHABLE),
         (errors.NoInstance(**FACTS), ExitCode.UNREACHABLE),
         (errors.Overloaded(**FACTS), ExitCode.UNREACHABLE),

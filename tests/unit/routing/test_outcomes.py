@@ -17,6 +17,7 @@ from fabric.errors import (
     ExpiredInQueue,
     FabricError,
     InstanceLost,
+    NotAllowed,
     Overloaded,
     PayloadTooLarge,
     RemoteError,
@@ -50,6 +51,7 @@ KINDS: list[tuple[dict[str, Any], type[CallError], dict[str, Any]]] = [
     (outcomes.late(), DeadlineExceeded, {"executed": None}),
     (outcomes.stopped(), InstanceLost, {"executed": None}),
     (outcomes.cancelled("told to"), Cancelled, {"executed": None, "retryable": False}),
+    (outcomes.not_allowed("not for 'x'"), NotAllowed, {"executed": False, "retryable": False}),
     (outcomes.invalid("no", [PROBLEM]), ValidationFailed, {"errors": (PROBLEM,), "executed": False, "retryable": False}),
     (outcomes.invalid_result("no", [PROBLEM]), ValidationFailed, {"errors": (PROBLEM,), "executed": True, "retryable": False}),
     (outcomes.no_method("no method 'x'"), ValidationFailed, {"errors": (), "executed": False, "retryable": False}),
@@ -88,7 +90,7 @@ def test_each_kind_arrives(wire: dict[str, Any], kind: type[CallError], attribut
 def test_every_function_of_the_module_is_tried_above() -> None:
     """A kind that is added here has to be added to the list."""
     made = {wire["kind"] for wire, _, _ in KINDS}
-    assert made == {"overloaded", "draining", "expired", "late", "stopped", "cancelled", "invalid", "invalid-result", "no-method", "failed"}  # noqa: E501  # fmt: skip
+    assert made == {"overloaded", "draining", "expired", "late", "stopped", "cancelled", "not-allowed", "invalid", "invalid-result", "no-method", "failed"}  # noqa: E501  # fmt: skip
 
 
 def test_the_outcome_of_a_nested_call_is_kept() -> None:
@@ -138,7 +140,7 @@ def test_errors_of_any_sort_can_be_told(error: Exception) -> None:
         st.sampled_from(["kind", "message", "type", "code", "details", "errors", "retry_after", "retryable", "x"]),
         plain(binary=True)
         | st.floats()
-        | st.sampled_from(["overloaded", "draining", "expired", "late", "stopped", "cancelled", "invalid", "invalid-result", "no-method", "failed"]),  # noqa: E501
+        | st.sampled_from(["overloaded", "draining", "expired", "late", "stopped", "cancelled", "not-allowed", "invalid", "invalid-result", "no-method", "failed"]),  # noqa: E501
     )
 )  # fmt: skip
 def test_any_answer_is_an_outcome(wire: dict[str, Any]) -> None:

@@ -24,7 +24,7 @@ def failed(kind: str, attempt: int = 1, **facts: Any) -> CallError:
 
 ALWAYS = ("NoInstance", "CallNotSent", "ExpiredInQueue", "Overloaded")
 IF_IDEMPOTENT = ("InstanceLost", "LinkLost")
-NEVER = ("CircuitOpen", "ValidationFailed", "Cancelled", "DeadlineExceeded", "RemoteError")
+NEVER = ("CircuitOpen", "NotAllowed", "ValidationFailed", "Cancelled", "DeadlineExceeded", "RemoteError")
 
 
 @pytest.mark.parametrize("kind", ALWAYS)
