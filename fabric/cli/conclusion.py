@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sqlite3
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from fabric.cli.bring_up import Stay
 from fabric.cli.exits import ExitCode
+from fabric.cli.gantt import gantt, marks_for
 from fabric.cli.local_fleet import LocalFleet
 from fabric.cli.outcome import profile_of, report, summary
 from fabric.cli.output import write, write_json
 from fabric.cli.profile_text import profile_text
+from fabric.cli.trend import regression_text
 from fabric.coordination.status import FleetStatus
+from fabric.errors import ConfigurationError
+from fabric.startup.history import ProfileHistory
+from fabric.startup.profile import StartupProfile
+
+
+def slower(fleet: str, profile: StartupProfile, history: Path) -> list[str]:
+    """What took longer than usual; nothing where no runs are recorded."""
+    if not history.exists():
+        return []
+    try:
+        with ProfileHistory(history) as runs:
+            return [regression_text(found) for found in runs.regressions(fleet, profile)]
+    except (ConfigurationError, sqlite3.Error) as error:
+        return [f"can't compare with earlier starts: {error}"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +57,11 @@ class Conclusion:
             write_json(status.model_dump(mode="json"))
         else:
             if profile := profile_of(status):
+                width = shutil.get_terminal_size((100, 24)).columns
+                write(gantt(profile, width=min(width, 140), marks=marks_for(sys.stdout.encoding)) + "\n")
                 write(profile_text(profile) + "\n")
+                for line in slower(status.fleet, profile, local.history):
+                    write(line)
             if failures := report(status, log_of=local.log_of):
                 write(failures)
             write(summary(status))

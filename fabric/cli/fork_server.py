@@ -97,6 +97,10 @@ class ForkServer:
             return False
         return True
 
+    @property
+    def is_there(self) -> bool:
+        return self._writer is not None
+
     async def open(self) -> Self:
         """Start it; it loads while others go on. Never raises: without it, processes are made one by one."""
         mine, its = socket.socketpair()

@@ -21,6 +21,7 @@ from fabric.hub import Hub
 from fabric.routing.registry import Happening, RegistryEvent
 from fabric.tasks import Tasks
 
+_FORKED_PER_CORE = 8
 _JOIN_LIMIT = 20.0
 """Seconds after which an instance that did not announce itself no longer holds back the next one."""
 
@@ -66,9 +67,10 @@ class LocalFleet:
         """Start the process of every instance, early stages first, a few at a time.
 
         Loading a process takes a core for a while. Were all loaded at once, those that are wanted first would share the
-        cores with those that must wait anyway; so the next is loaded when one of those before has announced itself.
+        cores with those that must wait anyway; so the next is loaded when one of those before has announced itself. A fork
+        loads only what is the service's own, and many may do that at once.
         """
-        places = asyncio.Semaphore(1 + (os.cpu_count() or 1))
+        places = asyncio.Semaphore(1 + (os.cpu_count() or 1) * (_FORKED_PER_CORE if self.supervisor.forks else 1))
         tasks = Tasks("start of processes")
         unwatch = hub.registry.watch(self._heard)
         try:

@@ -16,8 +16,10 @@ from fabric.cli.commands import (
     dead_letters,
     doctor,
     down,
+    explain,
     graph,
     permissions,
+    profile,
     run,
     status,
     up,
@@ -26,7 +28,23 @@ from fabric.cli.commands import (
 from fabric.cli.exits import ExitCode, report
 from fabric.errors import FabricError
 
-COMMANDS = (up, status, call, down, dead_letters, graph, check, doctor, permissions, run, broker, coordinator, version)
+COMMANDS = (
+    up,
+    status,
+    explain,
+    call,
+    down,
+    profile,
+    dead_letters,
+    graph,
+    check,
+    doctor,
+    permissions,
+    run,
+    broker,
+    coordinator,
+    version,
+)
 """In the order of the help. A new command is a module with ``register(app)`` and its place here."""
 
 _EXIT_CODES = (

@@ -36,3 +36,41 @@ def _cells(service: ServiceProfile) -> list[str]:
 def _segment(part: Segment) -> str:
     what = {"start": part.name, "gate": f"gate {part.name}", "wait": "waiting"}.get(part.kind, f"{part.kind} {part.name}")
     return f"{what} {part.seconds:.2f}"
+
+
+def blame_text(profile: StartupProfile) -> str:
+    """Who took how long, the longest own time first; waiting is nobody's fault and stands apart."""
+    services = sorted(profile.services, key=lambda service: (-(service.own + service.retry), service.name))
+    width = max([len("service"), *(len(service.name) for service in services)])
+    lines = [f"{'own':>8}  {'retry':>8}  {'waited':>8}  {'service':<{width}}"]
+    for service in services:
+        waited = service.waiting + service.gate + service.slot
+        cells = [f"{time:8.2f}" if time >= 0.005 else f"{'-':>8}" for time in (service.own, service.retry, waited)]
+        lines.append("  ".join([*cells, service.name if service.up else f"{service.name:<{width}}  {service.state}"]))
+    return "\n".join(lines)
+
+
+def chain_text(profile: StartupProfile) -> str:
+    """What decided how long the start took, step by step from its begin to its end; the seconds add up to the makespan."""
+    lines = [f"{'at':>8}  {'took':>8}"]
+    for part in profile.critical_path:
+        slack = next((f", {s.slack:.2f} s of slack" for s in profile.services if s.name == part.name and s.slack >= 0.005), "")
+        lines.append(f"{part.start:8.2f}  {part.seconds:8.2f}  {_step(part)}{slack if part.kind == 'start' else ''}")
+    lines.append(f"{profile.makespan:8.2f}            {profile.outcome}")
+    return "\n".join(lines)
+
+
+def _step(part: Segment) -> str:
+    match part.kind:
+        case "start":
+            return part.name
+        case "gate":
+            return f"the gate of {part.name}, after its services were ready"
+        case "stage":
+            return f"the stage {part.name}, until its time was over"
+        case "retry":
+            return f"failed attempts of {part.name}"
+        case "optional":
+            return f"{part.name} waited for what is optional to it"
+        case _:
+            return f"nothing of the run's own was under way{f', then {part.name}' if part.name else ''}"

@@ -135,6 +135,11 @@ class Supervisor:
         assert self._lifeline is not None
         return await start_program(spec, environment, log, lifeline=self._lifeline[0])
 
+    @property
+    def forks(self) -> bool:
+        """Whether processes of Fabric's own are made by the fork server now."""
+        return self._fork_server is not None and self._fork_server.is_there
+
     def mark_up(self, name: str) -> None:
         """It has been up: from now on its restarts are not counted as attempts to start."""
         if process := self._processes.get(name):

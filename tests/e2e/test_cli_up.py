@@ -200,6 +200,12 @@ def test_a_fleet_comes_up_is_called_and_goes_down(shop: Shop) -> None:
         assert json.loads(shop.run("call", "--capability", "counting", "process").stdout) in pids.values()
         assert json.loads(shop.run("call", "store", "process", "--instance", "store-2").stdout) == pids["store-2"]
 
+        explained = shop.run("explain", "web")
+        assert (explained.returncode, explained.stdout.partition(":")[0]) == (ExitCode.OK, "web is ready"), explained.stderr
+        nobody = shop.run("explain", "wbe")
+        assert nobody.returncode == ExitCode.FAILED
+        assert "wbe" in nobody.stderr
+
         down = shop.run("down")
         assert (down.returncode, down.stdout) == (ExitCode.OK, "shop is down\n")
         assert up.wait(30) == ExitCode.OK
@@ -207,11 +213,14 @@ def test_a_fleet_comes_up_is_called_and_goes_down(shop: Shop) -> None:
     assert running_fleets(shop.root) == []
     assert "web stops" in shop.log("web-1")
     order = [line.split("]")[1].split()[:2] for line in lines if "]" in line]
-    assert order.index(["store", "ready"]) < order.index(["web", "starting"]) < order.index(["web", "ready"])
+    assert order.index(["store", "ready"]) < order.index(["web", "ready"])
     profile = StartupProfile.from_json((shop.root / "profile.json").read_text())
     assert profile.ok
     assert {service.name for service in profile.services} == {"store", "web", "mail"}
     assert any(line.startswith("critical path, ") for line in lines)
+    assert any(line.startswith("gate base ") for line in lines)
+    blamed = json.loads(shop.run("profile", "blame", "--json").stdout)
+    assert {one["service"]: one["own"] for one in blamed} == profile.durations
 
 
 def test_calls_that_fail_say_so_by_their_exit_code(shop: Shop) -> None:
