@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from fabric.contract import contract_of
 from fabric.coordination.control import COMMAND, Report, read_command, report_message
@@ -65,6 +65,15 @@ class AgentPolicy:
             raise ValueError("a vote must outlive the next check: vote_valid_for >= check_interval + check_timeout")
 
 
+@runtime_checkable
+class TellsHealth(Protocol):
+    """A service that knows itself when its health changes."""
+
+    def when_health_changes(self, check: Callable[[], None]) -> None:
+        """Called once, before ``start``. ``check``: have the health checked now, not only when its time has come."""
+        ...
+
+
 class Agent:
     """Runs one service in this process, by command or at once."""
 
@@ -90,6 +99,8 @@ class Agent:
         self._served: Served | None = None
         self._released = True
         service.hub = hub
+        if isinstance(service, TellsHealth):
+            service.when_health_changes(self._check_now.set)
 
     @property
     def hub(self) -> Hub:

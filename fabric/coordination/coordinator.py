@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
-import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
 from fabric.contract import rpc
+from fabric.coordination.archive import Archive
 from fabric.coordination.fleet import Fleet
-from fabric.coordination.participants import BusParticipants
+from fabric.coordination.journal import History, Journal
+from fabric.coordination.journals import journal_for
+from fabric.coordination.leadership import Leadership, LeadershipPolicy
 from fabric.coordination.status import FleetStatus, ProcessExit, RunState, UpOptions
+from fabric.coordination.term import Term
 from fabric.coordination.view import fleet_status, with_profile
-from fabric.errors import ConfigurationError, ServiceError, StartupError, UnknownName
+from fabric.errors import FabricError, NoRoute, ServiceError, StartupError, UnknownName
 from fabric.health import Health
 from fabric.service import Service
-from fabric.startup.events import ProcessExited, Progress
-from fabric.startup.history import ProfileHistory
-from fabric.startup.orchestrator import StartupOrchestrator
+from fabric.startup.events import Outcome, ProcessExited, Progress
 from fabric.startup.profile import StartupProfile
 from fabric.tasks import Tasks
 
@@ -34,64 +37,117 @@ _RECORD_LIMIT = 5.0
 
 
 class Coordinator(Service):
-    """Leads the start-up of one fleet.
+    """Leads the start-up of one fleet, or stands by while another one does.
+
+    What happens is in the journal before anything is done about it. So when the leader dies, the next one knows what it knew,
+    asks the instances where they stand, and goes on; nothing is started again. Only the leader is healthy and takes calls.
 
     Args:
         fleet: what to bring up.
-        autostart: begin at once, without being asked: for a fleet that containers start.
+        autostart: begin at once, without being asked: for a fleet that containers start. Not when there was a run already.
+        journal: by default the one that belongs to the broker; see ``journal_for``.
         history: the file where the profile of each run is kept; what services took before orders the next start.
+        policy: how leaders take turns.
     """
 
     name: ClassVar[str] = "coordinator"
     version: ClassVar[str] = "1.0.0"
 
-    def __init__(self, fleet: Fleet, *, autostart: UpOptions | None = None, history: Path | None = None) -> None:
-        self._fleet, self._autostart, self._path = fleet, autostart, history
-        self._history: ProfileHistory | None = None
-        self._participants: BusParticipants | None = None
-        self._orchestrator: StartupOrchestrator | None = None
+    def __init__(
+        self,
+        fleet: Fleet,
+        *,
+        autostart: UpOptions | None = None,
+        journal: Journal | None = None,
+        history: Path | None = None,
+        policy: LeadershipPolicy | None = None,
+    ) -> None:
+        self._fleet, self._autostart, self._policy = fleet, autostart, policy
+        self._journal = journal
+        self._archive = Archive(fleet.name, history)
+        self._leadership: Leadership | None = None
+        self._leading_task: asyncio.Task[None] | None = None
+        self._term: Term | None = None
         self._tasks = Tasks("coordinator")
         self._changed = asyncio.Event()
         self._broadcasting: asyncio.TimerHandle | None = None
         self._profile: StartupProfile | None = None
         self._sequence = self._runs = 0
         self._stopping = False
+        self._health_changed: Callable[[], None] = lambda: None
 
     async def start(self) -> None:
-        self._participants = BusParticipants(self.hub)
-        await self._participants.open()
-        self._history, durations = await asyncio.to_thread(self._recall)
-        # Without a journal the time of this process's start fences: a later coordinator has a higher number.
-        self._orchestrator = StartupOrchestrator(
-            self._fleet.graph,
-            self._participants,
-            clock=self.hub.clock,
-            epoch=self.hub.incarnation,
-            durations=durations,
-            watch=self._take_progress,
-        )
-        if self._autostart is not None:
-            await self._begin(self._autostart)
+        journal = self._journal if self._journal is not None else journal_for(self.hub.settings, self.hub.topology)
+        self._journal = journal
+        await journal.open()
+        await self._archive.open()
+        with contextlib.suppress(NoRoute):
+            await self.hub.discover_all()
+        self._leadership = Leadership(self.hub, journal, take=self._take, leave=self._leave, policy=self._policy)
+        self._leading_task = self._tasks.start(self._leadership.run(), "leadership")
 
     async def stop(self) -> None:
         if self._broadcasting is not None:
             self._broadcasting.cancel()
-        if self._orchestrator is not None:
-            await self._orchestrator.aclose()
+        if self._leading_task is not None:
+            self._leading_task.cancel()
+        if self._term is not None:
+            await self._term.aclose()
         await self._tasks.wait(_RECORD_LIMIT)
         await self._tasks.aclose()
-        if self._participants is not None:
-            await self._participants.aclose()
-        if self._history is not None:
-            self._history.close()
+        self._archive.close()
+        if self._journal is not None:
+            await self._journal.aclose()
+
+    def when_health_changes(self, check: Callable[[], None]) -> None:
+        """Leading begins and ends at a moment; callers learn of it then, not at the next regular check."""
+        self._health_changed = check
 
     async def check_health(self) -> Health:
-        return Health.ok(f"leads with epoch {self.hub.incarnation}")
+        if self._term is not None:
+            return Health.ok(f"leads with epoch {self._term.epoch}")
+        return Health.bad(f"stands by; {self._who_leads()}")
 
-    @rpc(timeout=10.0)
+    async def _take(self, history: History) -> None:
+        """Go on where the last leader was."""
+        assert self._leadership is not None
+        assert self._journal is not None
+        term = Term(
+            self.hub,
+            self._fleet,
+            self._journal,
+            durations=self._archive.durations,
+            watch=self._take_progress,
+            doubt=self._leadership.doubt,
+        )
+        try:
+            await term.open(history)
+        except BaseException:
+            await term.aclose()
+            raise
+        self._term = term
+        self._stopping = term.stopping
+        self._profile = None
+        self._health_changed()
+        if term.engine.plan is not None:
+            ended = term.engine.outcome is not Outcome.RUNNING
+            self._tasks.start(self._run(term, term.engine.run, UpOptions(), keep=not ended), f"run {term.engine.run}")
+        elif self._autostart is not None:
+            self._tasks.start(self._begin(term, self._autostart), "autostart")
+        self._tell_everybody()
+
+    async def _leave(self, reason: str) -> None:
+        term, self._term = self._term, None
+        self._changed.set()
+        self._health_changed()
+        if term is not None:
+            await term.aclose()
+
+    @rpc(idempotent=True, timeout=10.0)
     async def up(self, options: UpOptions) -> FleetStatus:
-        """Begin a run in the background; one that is under way is superseded, and what runs is adopted."""
-        await self._begin(options)
+        """Begin a run in the background; one that is under way is superseded, and what runs is adopted. So asking twice, as a
+        caller does whose coordinator died, starts nothing twice."""
+        await self._begin(self._leading(), options)
         return self._status()
 
     @rpc(idempotent=True, timeout=5.0)
@@ -101,21 +157,25 @@ class Coordinator(Service):
     @rpc(idempotent=True, timeout=DOWN_TIMEOUT)
     async def down(self) -> FleetStatus:
         """Stop everything in reverse order; returns when it is stopped."""
+        term = self._leading()
         self._stopping = True
-        await self._leading().shutdown()
+        try:
+            await term.orchestrator.shutdown()
+        except StartupError as error:
+            raise self._not_leading() from error
         return self._status()
 
     @rpc(idempotent=True, timeout=10.0)
     async def cancel(self, reason: str = "cancelled") -> FleetStatus:
         """Start nothing more and stop what is still starting; what is ready stays."""
-        self._leading().cancel(reason)
+        self._leading().orchestrator.cancel(reason)
         return self._status()
 
     @rpc(idempotent=True, timeout=10.0)
     async def explain(self, service: str) -> str:
         """Why a service is not up, or why it took that long: one line a reason, indented by cause."""
         try:
-            return str(self._leading().explain(service))
+            return str(self._leading().orchestrator.explain(service))
         except UnknownName as error:
             raise ServiceError(str(error), code="coordinator.unknown-service") from error
         except LookupError as error:
@@ -124,25 +184,27 @@ class Coordinator(Service):
     @rpc(idempotent=True, timeout=10.0)
     async def process_exited(self, exit: ProcessExit) -> None:
         """A supervisor saw a process end."""
-        if self._participants is not None:
-            self._participants.tell(
-                ProcessExited(service=exit.service, instance=exit.instance, code=exit.code, tail="\n".join(exit.log))
-            )
+        self._leading().participants.tell(
+            ProcessExited(service=exit.service, instance=exit.instance, code=exit.code, tail="\n".join(exit.log))
+        )
 
-    async def _begin(self, options: UpOptions) -> None:
-        orchestrator = self._leading()
+    async def _begin(self, term: Term, options: UpOptions) -> None:
         self._runs += 1
         self._stopping = False
         self._profile = None
         run = f"{self._fleet.name}-{self.hub.incarnation:x}-{self._runs}"
-        self._tasks.start(self._run(orchestrator, run, options), f"run {run}")
-        while orchestrator.engine.run != run:
+        running = self._tasks.start(self._run(term, run, options), f"run {run}")
+        while term.engine.run != run and not running.done():
             self._changed.clear()
             await self._changed.wait()
+            if self._term is not term:
+                raise self._not_leading()
 
-    async def _run(self, orchestrator: StartupOrchestrator, run: str, options: UpOptions) -> None:
+    async def _run(self, term: Term, run: str, options: UpOptions, *, keep: bool = True) -> None:
+        """Follow a run to its end: a new one, or with the id of one that an earlier leader began, that one. ``keep`` its
+        profile, unless an earlier leader did."""
         try:
-            profile = await orchestrator.startup(
+            profile = await term.orchestrator.startup(
                 self._fleet.stages,
                 parallel=options.parallel,
                 skip_optional=options.skip_optional,
@@ -151,37 +213,36 @@ class Coordinator(Service):
                 budgets=self._fleet.budgets,
                 run=run,
             )
-        except StartupError as error:
+        except FabricError as error:
             _log.warning("run %s: %s", run, error)
             return
-        if orchestrator.engine.run == run:
+        finally:
+            self._changed.set()
+        if self._term is term and term.engine.run == run:
             self._profile = profile
             self._tell_everybody()
-        if self._history is not None:
-            await asyncio.to_thread(self._keep, self._history, profile)
+        if keep:
+            await self._archive.keep(profile)
 
-    def _recall(self) -> tuple[ProfileHistory | None, dict[str, float]]:
-        """The history and what it knows. A fleet must not stay down because of it."""
-        if self._path is None:
-            return None, {}
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            history = ProfileHistory(self._path)
-            return history, history.durations(self._fleet.name)
-        except (ConfigurationError, OSError) as error:
-            _log.warning("this run is not recorded: %s", error)
-            return None, {}
+    def _leading(self) -> Term:
+        if self._term is None:
+            raise self._not_leading()
+        return self._term
 
-    def _keep(self, history: ProfileHistory, profile: StartupProfile) -> None:
-        try:
-            history.add(self._fleet.name, profile)
-        except sqlite3.Error as error:
-            _log.warning("run %s is not recorded: %s", profile.run, error)
+    def _not_leading(self) -> ServiceError:
+        """Whoever called tries another coordinator, or this one again."""
+        claim = self._leadership.claim if self._leadership is not None else None
+        details = {"leader": claim.instance, "epoch": claim.epoch} if claim is not None else {}
+        return ServiceError(
+            f"{self.hub.instance} does not lead; {self._who_leads()}",
+            code="coordinator.not-leader",
+            retryable=True,
+            details=details,
+        )
 
-    def _leading(self) -> StartupOrchestrator:
-        if self._orchestrator is None:
-            raise ServiceError("the coordinator is not up yet", code="coordinator.not-up", retryable=True)
-        return self._orchestrator
+    def _who_leads(self) -> str:
+        claim = self._leadership.claim if self._leadership is not None else None
+        return f"{claim.instance} leads with epoch {claim.epoch}" if claim is not None else "nobody is known to lead"
 
     def _status(self) -> FleetStatus:
         self._sequence += 1
@@ -211,6 +272,8 @@ class Coordinator(Service):
 
     def _broadcast(self) -> None:
         self._broadcasting = None
+        if self._term is None:
+            return
         self.hub.broadcast(PROGRESS, self._status())
 
 

@@ -1,0 +1,43 @@
+"""Which journal belongs to which broker."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from fabric.config import Settings
+from fabric.coordination.journal import Journal
+from fabric.coordination.journal_memory import MemoryJournal
+from fabric.transports.topology import Topology
+
+JOURNAL = "FABRIC_JOURNAL"
+"""The path of a journal in place of the broker's own: a file on this machine, for SQLite."""
+
+
+def journal_for(settings: Settings, topology: Topology) -> Journal:
+    """On RabbitMQ a stream, beside the socket of the embedded broker a file, otherwise one in memory.
+
+    The file beside a socket tells of one run of that broker: a fleet that is started afresh has nothing to take over.
+    """
+    if path := os.environ.get(JOURNAL):
+        from fabric.coordination.journal_sqlite import SqliteJournal
+
+        return SqliteJournal(Path(path))
+    url = settings.broker_url.get_secret_value() if settings.broker_url is not None else ""
+    parts = urlsplit(url)
+    if parts.scheme == "unix":
+        from fabric.coordination.journal_sqlite import SqliteJournal
+
+        socket = Path(parts.path)
+        return SqliteJournal(socket.with_name(f"{topology.namespace}.journal"), life=_life(socket))
+    return MemoryJournal()
+
+
+def _life(socket: Path) -> str:
+    """A broker that is started again makes its socket anew."""
+    try:
+        made = socket.stat()
+    except OSError:
+        return ""
+    return f"{made.st_ino}-{made.st_ctime_ns}"

@@ -1,0 +1,114 @@
+"""One coordinator's time as the leader, from its claim to the next one's."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from fabric.coordination.fleet import Fleet
+from fabric.coordination.journal import History, Journal
+from fabric.coordination.journal_writer import JournalWriter
+from fabric.coordination.participants import BusParticipants
+from fabric.hub import Hub
+from fabric.startup.engine import Engine
+from fabric.startup.events import InstanceLost, Progress, RunRequested, ShutdownRequested
+from fabric.startup.orchestrator import StartupOrchestrator
+from fabric.startup.record import Phase
+
+ROLL_CALL = 1.0
+"""Seconds that instances which the journal knows have to say that they are there. They answer at once, as a rule; one that is
+slower counts as lost, is told to start again, and answers that it runs."""
+
+
+class Term:
+    """What only a leader has: the engine, and the ear for the instances.
+
+    Args:
+        durations: seconds that services took before.
+        watch: told about every change of the run.
+        doubt: called with the reason when something shows that another one leads, or the journal fails.
+
+    Attributes:
+        epoch: of all commands.
+        stopping: whether the history ends in a shutdown.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        fleet: Fleet,
+        journal: Journal,
+        *,
+        durations: Mapping[str, float],
+        watch: Callable[[Progress], None],
+        doubt: Callable[[str], None],
+    ) -> None:
+        self._hub, self._watch, self._doubt = hub, watch, doubt
+        self.epoch = 0
+        self.stopping = False
+        self.participants = BusParticipants(hub)
+        self.orchestrator = StartupOrchestrator(
+            fleet.graph,
+            self.participants,
+            clock=hub.clock,
+            durations=durations,
+            journal=JournalWriter(journal, lambda: self.engine, lambda error: doubt(str(error))),
+            watch=self._progressed,
+        )
+
+    @property
+    def engine(self) -> Engine:
+        return self.orchestrator.engine
+
+    async def open(self, history: History) -> None:
+        """Replay, ask everybody, and take note of those that are gone.
+
+        Raises:
+            FabricError: the broker is not reached.
+        """
+        self.epoch = history.claim.epoch
+        asked = [event for event, _ in history.entries if isinstance(event, (RunRequested, ShutdownRequested))]
+        self.stopping = bool(asked) and isinstance(asked[-1], ShutdownRequested)
+        await self.participants.open()
+        self.orchestrator.take_over(history.entries, epoch=self.epoch)
+        await self._call_the_roll()
+
+    async def _call_the_roll(self) -> None:
+        """Whoever went while nobody led was missed by nobody."""
+        heard = asyncio.Event()
+        unwatch = self._hub.registry.watch(lambda _: heard.set())
+        try:
+            async with asyncio.timeout(ROLL_CALL):
+                while self._missing():
+                    heard.clear()
+                    await heard.wait()
+        except TimeoutError:
+            for event in self._missing():
+                self.participants.tell(event)
+        finally:
+            unwatch()
+
+    def _missing(self) -> list[InstanceLost]:
+        return [
+            InstanceLost(
+                service=record.name,
+                instance=place.id,
+                reason="it was gone when this coordinator took over",
+                incarnation=place.incarnation,
+            )
+            for record in self.engine.services.values()
+            for place in record.instances.values()
+            if place.phase in (Phase.PRESENT, Phase.STARTING, Phase.UP)
+            and place.incarnation >= 0
+            and not place.gone
+            and self._hub.registry.get(place.id) is None
+        ]
+
+    def _progressed(self, progress: Progress) -> None:
+        if self.engine.deposed_by is not None:
+            self._doubt(f"the agents obey epoch {self.engine.deposed_by}")
+        self._watch(progress)
+
+    async def aclose(self) -> None:
+        await self.orchestrator.aclose()
+        await self.participants.aclose()
