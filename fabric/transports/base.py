@@ -209,7 +209,8 @@ class Transport(Protocol):
     """A link to a broker. Made closed; ``connect`` opens it; it reconnects by itself until ``aclose``.
 
     Every method that waits has a limit. Order: what one task sends to one exchange and key with one priority arrives in
-    that order, except around a reconnect, a redelivery or a retry.
+    that order, except around a reconnect, a redelivery or a retry. What is posted and what is sent are two ways: one may overtake
+    the other.
     """
 
     @property
