@@ -72,7 +72,7 @@ class Events:
 async def until(holds: Callable[[], Awaitable[bool]]) -> None:
     """Ask again until it does: for what a broker tells nobody."""
     async with asyncio.timeout(LIMIT):
-        while not await holds():  # noqa: ASYNC110  (the broker has no event for it)
+        while not await holds():
             await asyncio.sleep(0.02)
 
 
