@@ -8,7 +8,7 @@ from fabric.coordination.journal import Entry, Journal
 from fabric.errors import FabricError
 from fabric.health import HealthStatus
 from fabric.startup.engine import Engine
-from fabric.startup.events import Event, Outcome, RunRequested, TimerDue, Vote
+from fabric.startup.events import Event, LeadershipTaken, Outcome, RunRequested, TimerDue, Vote
 from fabric.startup.record import ServiceState
 
 
@@ -43,7 +43,8 @@ class JournalWriter:
                 self._held[event.service, event.instance] = (event, now)
             return
         first = isinstance(event, RunRequested) and begins_anew(engine)
-        entries = [(event, now)] if first else [*self._held.values(), (event, now)]
+        before = [(LeadershipTaken(epoch=engine.epoch), now)] if first else self._held.values()
+        entries = [*before, (event, now)]
         self._held.clear()
         try:
             await self._journal.append(entries, first=first)
@@ -58,9 +59,11 @@ def begins_anew(engine: Engine) -> bool:
 
 
 def changes_nothing(engine: Engine, event: Event, now: float) -> bool:
-    """Whether the engine is in the same state without this event, once later ones have come. Only of a fleet at rest: while
-    a run or a rolling restart is under way each vote may be the one that counts."""
-    if engine.plan is None or engine.outcome is Outcome.RUNNING or (engine.roll is not None and not engine.roll.state.over):
+    """Whether the engine is in the same state without this event, once later ones have come: before the first run, and for
+    a fleet at rest. While a run or a rolling restart is under way each vote may be the one that counts."""
+    if engine.plan is None:
+        return not isinstance(event, RunRequested)
+    if engine.outcome is Outcome.RUNNING or (engine.roll is not None and not engine.roll.state.over):
         return False
     if isinstance(event, Vote):
         record = engine.services.get(event.service)
