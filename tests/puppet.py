@@ -152,12 +152,12 @@ async def turns(count: int = 20) -> None:
 async def eventually(holds: Callable[[], bool]) -> None:
     """Return when it holds; fail when it does not within a generous limit."""
     async with asyncio.timeout(LIMIT):
-        while not holds():  # noqa: ASYNC110  it watches what has no event
+        while not holds():
             await asyncio.sleep(0.002)
 
 
 async def keep_trying(attempt: Callable[[], Awaitable[bool]], *, within: float = LIMIT) -> None:
     """Return when an attempt says that it worked; fail when none does within so many seconds."""
     async with asyncio.timeout(within):
-        while not await attempt():  # noqa: ASYNC110  it watches what has no event
+        while not await attempt():
             await asyncio.sleep(0.02)
