@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import aiormq
 import pytest
+from pamqp import commands
 
 from fabric import Service, rpc
 from fabric.config import Settings
@@ -116,7 +117,9 @@ async def test_a_message_without_a_user_is_refused(house: House) -> None:
         await channel.queue_bind(queue, topology.rpc, "reply.forged")
         await channel.basic_consume(queue, receive, no_ack=True)
         request = ServiceMessage("1", MessageType.REQUEST, "boss", "boss-1", "vault", "open", reply_to="reply.forged")
-        await channel.basic_publish(codec.encode(request), exchange=topology.rpc, routing_key=vault.id)
+        properties = commands.Basic.Properties(content_type=codec.MSGPACK)
+        body = codec.encode(request)
+        await channel.basic_publish(body, exchange=topology.rpc, routing_key=vault.id, properties=properties)
         async with asyncio.timeout(10):
             (message,) = messages(await answer, codec.MSGPACK)
     assert isinstance(message, ServiceMessage)
