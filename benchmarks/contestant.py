@@ -11,6 +11,7 @@ import asyncio
 import json
 import resource
 import sys
+from contextlib import suppress
 from typing import Any
 
 from benchmarks.load import Call, closed, open_loop
@@ -21,14 +22,11 @@ WARM_UP = 0.3
 
 
 async def _serve(name: str, url: str, services: tuple[str, ...]) -> None:
-    loop = asyncio.get_running_loop()
     serving = asyncio.create_task(peer(name).serve(url, lambda: print("ready", flush=True), services))
-    ended = loop.run_in_executor(None, sys.stdin.read)
-    await asyncio.wait((serving, ended), return_when=asyncio.FIRST_COMPLETED)
-    if serving.done():
-        serving.result()
-    serving.cancel()
-    await asyncio.gather(serving, return_exceptions=True)
+    # Nothing is ever sent to a server, so that its input is readable means that it ended.
+    asyncio.get_running_loop().add_reader(sys.stdin.fileno(), serving.cancel)
+    with suppress(asyncio.CancelledError):
+        await serving
 
 
 def _call(echo: Echo, service: str, payload: str) -> Call:

@@ -86,7 +86,7 @@ def _result(sizes: list[dict[str, float]], options: argparse.Namespace, facts: d
         machine=facts,
         options=options,
         notes=(
-            f"Seconds, medians of {options.rounds} rounds. Graph: checked and ready to be asked. Plan: for a run, with its checks."
+            f"Seconds, medians of {options.rounds} rounds. Graph: checked and ready to be asked. Plan: for a run."
             " Cycle: found and reported with its path. Simulate: a whole run on a virtual clock.",
         ),
         tables=(Table(title="Plans of growing fleets", head=("services", "edges", *parts), rows=rows),),

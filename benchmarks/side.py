@@ -14,7 +14,7 @@ import psutil
 
 from benchmarks.broker import cpu_of
 
-READY_SECONDS = 120.0
+READY_SECONDS = 60.0
 
 
 class Side:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 import aio_pika
@@ -12,8 +12,13 @@ from aio_pika.patterns import RPC
 from benchmarks.peers import Echo
 
 
-async def _echo(*, text: str) -> str:
-    return text
+def _method() -> Callable[..., Awaitable[str]]:
+    """A new function each time, for it takes none twice."""
+
+    async def echo(*, text: str) -> str:
+        return text
+
+    return echo
 
 
 async def serve(url: str, started: Callable[[], None], services: Sequence[str]) -> None:
@@ -21,7 +26,7 @@ async def serve(url: str, started: Callable[[], None], services: Sequence[str]) 
     async with connection:
         rpc = await RPC.create(await connection.channel())
         for service in services:
-            await rpc.register(f"{service}.aio-pika", _echo, auto_delete=True)
+            await rpc.register(f"{service}.aio-pika", _method(), auto_delete=True)
         started()
         await asyncio.Event().wait()
 

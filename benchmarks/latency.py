@@ -1,0 +1,97 @@
+"""How long a call takes: alone, and at half of the highest rate, which starts calls by the clock whatever is answered."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+
+from benchmarks.broker import Broker, rabbitmq
+from benchmarks.contest import contest, contestants
+from benchmarks.measure import Result, Rounds, Table, machine, medians, note, ratio
+from benchmarks.nats_server import nats_server
+from benchmarks.peers import PEERS
+from benchmarks.plot import bars
+
+NAMES = ("fabric", "aiormq_direct", "aio_pika_rpc", "grpc_asyncio", "nats")
+IN_FLIGHT = 100
+
+
+def run(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks latency", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one short round, to see that it works")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each of the three loads in each round")
+    parser.add_argument("--peers", default=",".join(NAMES))
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.rounds, options.seconds = 1, 0.5
+    facts = machine()
+    with ExitStack() as stack:
+        broker, nats = stack.enter_context(rabbitmq()), stack.enter_context(nats_server())
+        rounds = _rounds(contestants(options.peers.split(","), broker, nats), options)
+    return _result(rounds, options, facts).finish()
+
+
+def _rounds(found: Mapping[str, Broker], options: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in found}
+    for number in range(options.rounds):
+        for name, broker in found.items():
+            with contest(name, broker) as pair:
+                lone = pair.do(do="closed", in_flight=1, seconds=options.seconds)
+                peak = pair.do(do="closed", in_flight=IN_FLIGHT, seconds=options.seconds)["calls_per_second"]
+                half = pair.do(do="open", rate=peak / 2, seconds=options.seconds)
+            keys = ("p50_ms", "p99_ms", "p999_ms")
+            measured = {
+                **{f"lone_{key}": lone[key] for key in keys},
+                **{f"half_{key}": half[key] for key in keys},
+                "peak": peak,
+                "asked": peak / 2,
+                "half_p99_to_lone_p50": half["p99_ms"] / lone["p50_ms"],
+            }
+            rounds[name].append(measured)
+            note(
+                f"latency, round {number + 1}: {PEERS[name]}: alone p50 {measured['lone_p50_ms']:.2f} ms,"
+                f" at {peak / 2:,.0f}/s p99 {measured['half_p99_ms']:.2f} ms"
+            )
+    return rounds
+
+
+def _result(rounds: Rounds, options: argparse.Namespace, facts: dict[str, object]) -> Result:
+    middle = medians(rounds)
+    values = {}
+    if "fabric" in rounds:
+        values["half_p99_to_lone_p50"] = middle["fabric"]["half_p99_to_lone_p50"]
+        if "aiormq_direct" in rounds:
+            values["lone_to_aiormq"] = ratio(rounds, "fabric", "aiormq_direct", "lone_p50_ms")
+    return Result(
+        name="latency",
+        machine=facts,
+        options=options,
+        notes=(
+            f"Milliseconds, 200 bytes, medians of {options.rounds} rounds. Half: calls started by the clock at half of the rate"
+            f" that the same pair had just reached with {IN_FLIGHT} in flight; a call's time counts from when it was due,"
+            " so no wait is left out.",
+            "Last: p99 at half of the peak over the p50 of lone calls.",
+        ),
+        tables=(
+            Table(
+                title="Latency",
+                head=("", "lone p50", "p99", "p99.9", "calls/s asked", "half p50", "p99", "p99.9", "half p99 / lone p50"),
+                rows=[_row(name, middle[name]) for name in sorted(middle, key=lambda name: middle[name]["lone_p50_ms"])],
+            ),
+        ),
+        values=values,
+        rounds=rounds,
+        plots={"latency": bars("p50 of lone calls, ms", {PEERS[name]: m["lone_p50_ms"] for name, m in middle.items()})},
+    )
+
+
+def _row(name: str, m: Mapping[str, float]) -> Sequence[str]:
+    return [
+        PEERS[name],
+        *(f"{m[f'lone_{key}_ms']:.3f}" for key in ("p50", "p99", "p999")),
+        f"{m['asked']:,.0f}",
+        *(f"{m[f'half_{key}_ms']:.2f}" for key in ("p50", "p99", "p999")),
+        f"{m['half_p99_to_lone_p50']:.1f}",
+    ]
