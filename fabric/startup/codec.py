@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Hashable, Mapping
 from typing import Any, TypeVar, cast
 
@@ -23,8 +24,16 @@ def _adapter(cls: Any) -> Any:
 
 
 def dump(value: object) -> Any:
-    """Any dataclass of start-up as JSON values; infinities become strings."""
-    return _adapter(cast(Hashable, type(value))).dump_python(value, mode="json")
+    """Any dataclass of start-up as JSON values. JSON has no infinity, so that becomes the string ``Infinity``."""
+    return _finite(_adapter(cast(Hashable, type(value))).dump_python(value, mode="json"))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return "Infinity" if value == math.inf else value
 
 
 def load(cls: type[T], data: object) -> T:

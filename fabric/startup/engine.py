@@ -206,9 +206,14 @@ class Engine:
         for name, record in old.items():
             if name in plan.rank:
                 self._adopt(record, world.records[name])
-            elif record.alive():
+                continue
+            self._attempts.give_up(record)
+            if record.alive():
                 record.leaving = True
                 world.records[name] = record
+            else:
+                for place in record.instances.values():
+                    self._attempts.forget(record, place)
         self._scheduler.begin()
         leaving = [name for name, record in old.items() if name not in plan.rank and record.alive()]
         self._teardown = Teardown(leaving, before)

@@ -79,6 +79,7 @@ class AnyEvents(RuleBasedStateMachine):
         self.numbers = {place: itertools.count(1) for place in PLACES}
         self.incarnation = dict.fromkeys(PLACES, 0)
         self.past: list[Event] = []
+        self.sent: set[tuple[str, int]] = set()
         self.tell(LeadershipTaken(epoch=1))
         self.tell(request(FLEET, STAGES, slots=SLOTS))
 
@@ -91,9 +92,12 @@ class AnyEvents(RuleBasedStateMachine):
                 self.commanded(action)
 
     def commanded(self, command: Command) -> None:
-        """No service is started before what it needs, unless an instance of it had been started before."""
+        """No service is started for the first time before what it needs; a new leader repeats what was sent before."""
         record = self.engine.services[command.service]
-        if command.kind is not CommandKind.START or command.attempt > 1 or record.instances.keys() - {""}:
+        key = (command.service, command.attempt)
+        repeated = key in self.sent
+        self.sent.add(key)
+        if repeated or command.kind is not CommandKind.START or command.attempt > 1 or record.instances.keys() - {""}:
             return
         plan = self.engine.scheduler.plan
         for edge in plan.needs[command.service]:
