@@ -40,10 +40,11 @@ from fabric.startup.events import (
     Vote,
 )
 from fabric.startup.plan import Plan, make_plan
-from fabric.startup.record import PENDING, REST, Phase, ServiceRecord, ServiceState, Trigger
+from fabric.startup.record import REST, Phase, ServiceRecord, ServiceState, Trigger
 from fabric.startup.rolling import RollingRestart, check_roll
 from fabric.startup.roster import Roster
 from fabric.startup.scheduler import Scheduler
+from fabric.startup.succession import adopt, new_record
 from fabric.startup.teardown import Teardown
 from fabric.startup.timers import Key
 from fabric.startup.verdict import verdict
@@ -198,14 +199,14 @@ class Engine:
         self._runs.add(event.run)
         world.run, world.ended, self._ending, self._stopping = event.run, False, None, False
         self.outcome, self.reason, self.started_at = Outcome.RUNNING, "", world.now
-        world.records = {name: self._new_record(plan, name) for name in plan.services}
+        world.records = {name: new_record(plan, name, world.now) for name in plan.services}
         before = self._scheduler.plan.dependents if self._scheduler else {}
         for kind in ("gate", "stage", "optional", "stop"):
             world.timers.cancel_kind(kind)
         self._scheduler = Scheduler(world, plan, launch=self._attempts.launch, changed=self._service_changed)
         for name, record in old.items():
             if name in plan.rank:
-                self._adopt(record, world.records[name])
+                adopt(record, world.records[name], self._attempts, self._scheduler, world.now)
                 continue
             self._attempts.give_up(record)
             if record.alive():
@@ -219,34 +220,6 @@ class Engine:
         self._teardown = Teardown(leaving, before)
         for name in self._teardown.first():
             self._stop(world.records[name], "the new run has no place for it")
-
-    def _new_record(self, plan: Plan, name: str) -> ServiceRecord:
-        record = ServiceRecord(
-            definition=plan.services[name], quorum=plan.quorum[name], retry=plan.retry[name], job=name in plan.jobs
-        )
-        record.since = record.booked_to = self.now
-        if name in plan.skipped:
-            record.state, record.reason = ServiceState.SKIPPED, "this run leaves out what is optional"
-        return record
-
-    def _adopt(self, old: ServiceRecord, new: ServiceRecord) -> None:
-        """Takes over what an earlier run left of a service: what is up stays up, what is starting goes on."""
-        assert self._scheduler is not None
-        changed = old.definition != new.definition or old.state is ServiceState.STOPPING
-        new.attempt, new.instances = old.attempt, old.instances
-        for place in list(new.instances.values()):
-            if place.phase is Phase.UP or (place.phase is Phase.STARTING and not changed):
-                self._attempts.adopt(new, place)
-            elif place.phase is not Phase.DONE:
-                self._attempts.forget(new, place)
-                place.phase, place.failures = Phase.PRESENT, 0
-                if place.id == REST:
-                    del new.instances[REST]
-        new.settled_at = None
-        self._scheduler.derive(new)
-        if new.state in PENDING and new.count(Phase.STARTING, Phase.UP) >= new.definition.instances:
-            new.begun_at = self._world.now
-            self._scheduler.set(new, ServiceState.STARTING, "it was starting already")
 
     def _cancel_requested(self, event: CancelRequested) -> None:
         if self._scheduler is None or self._stopping:

@@ -18,7 +18,6 @@ from fabric.startup.events import (
     Action,
     CancelRequested,
     Command,
-    CommandLost,
     Event,
     LeadershipTaken,
     Outcome,
@@ -38,6 +37,7 @@ from fabric.startup.explain import Explanation, explain
 from fabric.startup.graph import ServiceDependencyGraph
 from fabric.startup.measure import profile_of
 from fabric.startup.optimizer import optimize_startup
+from fabric.startup.outbox import Outbox
 from fabric.startup.participants import Journal, Participants
 from fabric.startup.plan import make_plan
 from fabric.startup.profile import StartupProfile
@@ -83,8 +83,7 @@ class StartupOrchestrator:
         self._durations = dict(durations or {})
         self._watch = watch
         self._inbox: asyncio.Queue[tuple[Event, float]] = asyncio.Queue()
-        self._outboxes: dict[str, asyncio.Queue[Command]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._outbox = Outbox(participants, self._receive)
         self._worker: asyncio.Task[None] | None = None
         self._timer: asyncio.Task[None] | None = None
         self._unlisten: Callable[[], None] | None = None
@@ -271,10 +270,11 @@ class StartupOrchestrator:
         if self._unlisten is not None:
             self._unlisten()
             self._unlisten = None
-        tasks = [task for task in (self._worker, self._timer, *self._tasks) if task is not None]
+        tasks = [task for task in (self._worker, self._timer) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._outbox.aclose()
         self._give_up(StartupError("the orchestrator was closed before the run had ended"))
 
     # ------------------------------------------------------------ the loop
@@ -311,7 +311,7 @@ class StartupOrchestrator:
         before = profile_of(self.engine) if running and isinstance(event, RunRequested) else None
         for action in self._decide(event, now):
             if isinstance(action, Command):
-                self._post(action)
+                self._outbox.post(action)
             elif isinstance(action, SetTimer):
                 self._arm(action.at)
             elif isinstance(action, Progress):
@@ -390,30 +390,3 @@ class StartupOrchestrator:
     async def _ring(self, at: float) -> None:
         await self._clock.sleep(at - self._now())
         self._receive(TimerDue())
-
-    def _post(self, command: Command) -> None:
-        """Commands to one service go out in order; those to different services don't wait for each other."""
-        outbox = self._outboxes.get(command.service)
-        if outbox is None:
-            outbox = self._outboxes[command.service] = asyncio.Queue()
-            task = asyncio.get_running_loop().create_task(self._send_all(outbox), name=f"startup-{command.service}")
-            self._tasks.add(task)
-        outbox.put_nowait(command)
-
-    async def _send_all(self, outbox: asyncio.Queue[Command]) -> None:
-        while True:
-            command = await outbox.get()
-            try:
-                async with asyncio.timeout(command.timeout):
-                    await self._participants.send(command)
-            except Exception as error:
-                # Whatever it was, nobody has the command, and the run must not wait for it.
-                reason = str(error) or f"not handed over in {command.timeout:g} s"
-                lost = CommandLost(
-                    kind=command.kind,
-                    service=command.service,
-                    instance=command.instance,
-                    attempt=command.attempt,
-                    reason=reason,
-                )
-                self._receive(lost)

@@ -393,10 +393,25 @@ def test_optional_dependency_is_waited_for_only_while_it_is_coming() -> None:
     end = broken.run(request([mail, service("templates", critical=False)]))
     assert end is not None
     assert end.at == 3.0
-    slow = simulate(templates=Behaviour(seconds=500))
-    slow.tell(request([mail, service("templates", critical=False, timeout=600.0, retry_policy=THRICE)]))
+    slow = simulate(templates=Behaviour(silent=True))
+    slow.tell(request([mail, service("templates", critical=False, timeout=20.0, retry_policy=THRICE)]))
     slow.go_to(5.0)
     assert "waits for templates" in str(explain(slow.engine, "mail"))
+    slow.go_to(20.0)
+    assert states(slow) == {"mail": "starting", "templates": "retrying"}
+
+
+def test_gate_waits_for_optional_services_no_longer_than_their_time() -> None:
+    """A gate opens at once when its optional service is there or has failed, and else when that one's time is over."""
+    fleet = [service("db"), service("cache", critical=False, timeout=8.0, retry_policy=THRICE), service("web")]
+    stages = [stage("core", "db", "cache", required=["db"], optional=["cache"]), stage("rest", "web")]
+    for behaviour, opens in ((Behaviour(seconds=3), 3.0), (Behaviour(silent=True), 8.0)):
+        simulation = simulate(cache=behaviour)
+        simulation.run(request(fleet, stages))
+        assert simulation.engine.services["web"].begun_at == opens
+    simulation = simulate(cache=Behaviour(seconds=2, error="x"))
+    simulation.run(request([fleet[0], service("cache", critical=False), fleet[2]], stages))
+    assert simulation.engine.services["web"].begun_at == 2.0
 
 
 def test_conditions_started_and_completed() -> None:
