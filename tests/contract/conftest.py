@@ -1,4 +1,6 @@
-"""Runs each test of the suite on every kind of broker."""
+"""M34 (faststream#1110, #2513): runs each test of the suite on every kind of broker, with the same results on each.
+
+The same is done to whole hubs in ``tests/integration/conftest.py``."""
 
 from __future__ import annotations
 
