@@ -103,6 +103,11 @@ class Coordinator(Service):
         """Leading begins and ends at a moment; callers learn of it then, not at the next regular check."""
         self._health_changed = check
 
+    @property
+    def leads(self) -> bool:
+        """Whether it believes that it leads; the journal and the agents know better."""
+        return self._term is not None
+
     async def check_health(self) -> Health:
         if self._term is not None:
             return Health.ok(f"leads with epoch {self._term.epoch}")

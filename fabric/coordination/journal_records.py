@@ -64,6 +64,11 @@ class Ledger:
             raise _unreadable(offset, error) from error
         return True
 
+    def forget(self) -> None:
+        """Keep no entries any more, neither those so far nor later ones."""
+        self.keep = False
+        self._kept.clear()
+
     def entries(self) -> tuple[Entry, ...]:
         """Raises StartupError: one is no event of this version."""
         try:

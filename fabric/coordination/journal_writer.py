@@ -8,8 +8,35 @@ from fabric.coordination.journal import Entry, Journal
 from fabric.errors import FabricError
 from fabric.health import HealthStatus
 from fabric.startup.engine import Engine
-from fabric.startup.events import Event, LeadershipTaken, Outcome, RunRequested, TimerDue, Vote
+from fabric.startup.events import (
+    CommandAccepted,
+    CommandLost,
+    Event,
+    InstanceJoined,
+    InstanceLost,
+    LeadershipTaken,
+    Outcome,
+    ProcessExited,
+    RunRequested,
+    ServiceFailed,
+    ServiceStarted,
+    ServiceStopped,
+    TimerDue,
+    Vote,
+)
 from fabric.startup.record import ServiceState
+
+_ABOUT_A_SERVICE = (
+    InstanceJoined,
+    CommandAccepted,
+    ServiceStarted,
+    ServiceFailed,
+    Vote,
+    ServiceStopped,
+    InstanceLost,
+    ProcessExited,
+    CommandLost,
+)
 
 
 class JournalWriter:
@@ -38,7 +65,7 @@ class JournalWriter:
         """
         engine = self._engine()
         if changes_nothing(engine, event, now):
-            if isinstance(event, Vote):
+            if isinstance(event, Vote) and event.service in engine.services:
                 self._held.pop((event.service, event.instance), None)
                 self._held[event.service, event.instance] = (event, now)
             return
@@ -59,10 +86,15 @@ def begins_anew(engine: Engine) -> bool:
 
 
 def changes_nothing(engine: Engine, event: Event, now: float) -> bool:
-    """Whether the engine is in the same state without this event, once later ones have come: before the first run, and for
-    a fleet at rest. While a run or a rolling restart is under way each vote may be the one that counts."""
+    """Whether the engine is in the same state without this event, once later ones have come.
+
+    So it is before the first run, of services that are no part of it, and for a fleet at rest. While a run or a rolling restart
+    is under way each vote may be the one that counts.
+    """
     if engine.plan is None:
         return not isinstance(event, RunRequested)
+    if isinstance(event, _ABOUT_A_SERVICE) and event.service not in engine.services:
+        return True
     if engine.outcome is Outcome.RUNNING or (engine.roll is not None and not engine.roll.state.over):
         return False
     if isinstance(event, Vote):

@@ -31,7 +31,16 @@ def journal_for(settings: Settings, topology: Topology) -> Journal:
 
         socket = Path(parts.path)
         return SqliteJournal(socket.with_name(f"{topology.namespace}.journal"), life=_life(socket))
+    if parts.scheme in ("amqp", "amqps"):
+        from fabric.coordination.journal_stream import StreamJournal
+        from fabric.transports.amqp_settings import AmqpSettings
+
+        return StreamJournal(AmqpSettings.from_url(url), stream_name(topology))
     return MemoryJournal()
+
+
+def stream_name(topology: Topology) -> str:
+    return f"{topology.namespace}.journal"
 
 
 def _life(socket: Path) -> str:
