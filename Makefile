@@ -14,6 +14,7 @@ PAUSE ?= 5
 
 BIN := .venv/bin
 READY := .venv/.ready
+BENCH_READY := .venv/.ready-bench
 UV := build/uv/bin/uv
 UV_VERSION := 0.13.9
 SOURCES := fabric services tests benchmarks
@@ -27,7 +28,7 @@ help:
 	echo 'make test          every test but the long fault runs'
 	echo 'make test-brokers  the broker tests on RabbitMQ 3.10, 4.0 and 4.3 (needs Docker)'
 	echo 'make chaos         the long fault runs'
-	echo 'make bench         the published measurements'
+	echo 'make bench         the published measurements; ARGS=--quick only shows that they work'
 	echo 'make lint          ruff, mypy, codespell; make format mends what ruff can mend'
 	echo 'make lock          renew the lock files; ARGS=--upgrade takes newer versions'
 	echo 'make clean         remove .venv and everything generated'
@@ -50,7 +51,7 @@ test-brokers: $(READY)
 chaos: $(READY)
 	@exec $(BIN)/python -m pytest -q -m chaos $(ARGS)
 
-bench: $(READY)
+bench: $(BENCH_READY)
 	@exec $(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(READY)
@@ -66,9 +67,11 @@ format: $(READY)
 	$(BIN)/ruff format --quiet $(SOURCES)
 
 # requirements-run.lock is the part of requirements.lock that a running fleet needs: the image is made from it.
+# requirements-bench.lock adds to that part whom Fabric is measured against.
 lock: $(UV)
 	@$(COMPILE) --all-extras --group dev $(ARGS) pyproject.toml -o requirements.lock
 	$(COMPILE) --all-extras --group build --constraint requirements.lock $(ARGS) pyproject.toml -o requirements-run.lock
+	$(COMPILE) --all-extras --group bench --constraint requirements.lock $(ARGS) pyproject.toml -o requirements-bench.lock
 
 clean:
 	@rm -rf .venv build dist .fabric .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -105,6 +108,13 @@ $(READY): requirements.lock pyproject.toml
 	echo "Installing the locked packages into .venv"
 	again $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --no-deps --no-build-isolation -e .
+	touch $@
+
+# The peers that Fabric is measured against, in the same versions of everything else.
+$(BENCH_READY): $(READY) requirements-bench.lock
+	@again() { "$$@" || { echo 'That failed; trying once more in $(PAUSE) s.' >&2; sleep $(PAUSE); "$$@"; }; }
+	echo "Installing the peers of the measurements into .venv"
+	again $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --require-hashes -r requirements-bench.lock
 	touch $@
 
 $(UV):

@@ -55,10 +55,24 @@ def declared() -> dict[str, list[str]]:
 
 
 def test_everything_declared_is_locked() -> None:
-    """Each requirement in pyproject.toml has a pinned version with hashes in requirements.lock."""
+    """Each requirement in pyproject.toml is pinned with hashes in requirements.lock; the measured peers in their own."""
     names = {name for name, _ in locked("requirements.lock")}
-    missing = {requirement for entries in declared().values() for requirement in entries if normal(requirement) not in names}
+    peers = {name for name, _ in locked("requirements-bench.lock")}
+    missing = {
+        requirement
+        for where, entries in declared().items()
+        for requirement in entries
+        if normal(requirement) not in (peers if where == "group bench" else names)
+    }
     assert missing == set()
+
+
+def test_what_is_measured_is_what_was_tested() -> None:
+    """requirements-bench.lock has the versions of requirements.lock for everything that is in both."""
+    everything, bench = dict(locked("requirements.lock").keys()), dict(locked("requirements-bench.lock").keys())
+    assert {name: bench[name] for name in bench.keys() & everything.keys()} == {
+        name: everything[name] for name in bench.keys() & everything.keys()
+    }
 
 
 def test_the_image_runs_what_was_tested() -> None:
@@ -66,7 +80,9 @@ def test_the_image_runs_what_was_tested() -> None:
     everything, image = locked("requirements.lock"), locked("requirements-run.lock")
     assert image.items() <= everything.items()
     names = {name for name, _ in image}
-    needed = {normal(entry) for where, entries in declared().items() if where != "group dev" for entry in entries}
+    needed = {
+        normal(entry) for where, entries in declared().items() if where not in ("group dev", "group bench") for entry in entries
+    }
     assert needed <= names
     assert not names & {"pytest", "mypy", "ruff", "testcontainers"}
 
@@ -76,6 +92,7 @@ def test_the_image_runs_what_was_tested() -> None:
     [
         "requirements.lock",
         "requirements-run.lock",
+        "requirements-bench.lock",
         "pyproject.toml",
         "Makefile",
         "Dockerfile",

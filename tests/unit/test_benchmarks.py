@@ -1,0 +1,165 @@
+"""The code that measures: what it computes, what it writes, and that what needs no broker runs."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from benchmarks import __main__ as commands
+from benchmarks import memory, plan, report
+from benchmarks.hubs import called_by, service_of
+from benchmarks.load import closed, open_loop, quantile
+from benchmarks.measure import Result, Table, medians, ratio, spread
+from benchmarks.plot import bars, lines
+from benchmarks.targets import TARGETS, against_targets, kept
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 1.0), (0.5, 51.0), (0.99, 100.0), (1.0, 100.0)])
+def test_a_quantile_is_one_of_the_values(share: float, expected: float) -> None:
+    """Of 1 to 100 the median is the upper of the two in the middle, and no share asks beyond the largest."""
+    assert quantile([float(value) for value in range(1, 101)], share) == expected
+
+
+def test_ratios_are_taken_within_each_round() -> None:
+    """A round in which the whole machine was slow changes no ratio, though it changes the medians."""
+    rounds = {"a": [{"x": 10.0}, {"x": 1.0}, {"x": 40.0}], "b": [{"x": 5.0}, {"x": 0.5}, {"x": 20.0}]}
+    assert ratio(rounds, "a", "b", "x") == 2.0
+    assert medians(rounds) == {"a": {"x": 10.0}, "b": {"x": 5.0}}
+    assert (spread([1000.0, 20.0]), spread([0.5, 0.25])) == ("20–1,000", "0.25–0.5")
+
+
+async def test_a_closed_load_keeps_as_many_in_flight_as_asked() -> None:
+    """With seven calls given, seven run at once and never more."""
+    running, most = 0, 0
+
+    async def call() -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+
+    measured = await closed([call] * 7, 0.02)
+    assert most == 7
+    assert len(measured.latencies) >= 7
+    assert list(measured.latencies) == sorted(measured.latencies)
+
+
+async def test_an_open_load_does_not_wait_for_answers() -> None:
+    """All calls of the schedule are started while not one of them is answered yet, and each counts."""
+    started, go = 0, asyncio.Event()
+
+    async def call() -> None:
+        nonlocal started
+        started += 1
+        if started == 40:
+            go.set()
+        await go.wait()
+
+    measured = await open_loop(call, rate=2000, seconds=0.02)
+    assert started == len(measured.latencies) == 40
+
+
+async def test_an_open_load_counts_the_time_in_which_a_call_could_not_start() -> None:
+    """A call that blocks the loop for 50 ms costs those that were due meanwhile: no coordinated omission."""
+    begun = 0
+
+    async def call() -> None:
+        nonlocal begun
+        begun += 1
+        if begun == 1:
+            clock = asyncio.get_running_loop().time
+            end = clock() + 0.05
+            while clock() < end:
+                pass
+
+    measured = await open_loop(call, rate=1000, seconds=0.03)
+    assert len(measured.latencies) == 30
+    assert quantile(measured.latencies, 0.5) > 0.02
+
+
+async def test_an_open_load_ends_with_the_error_of_a_call() -> None:
+    """A call that fails ends the measurement with what it raised."""
+
+    async def call() -> None:
+        raise LookupError("gone")
+
+    with pytest.raises(LookupError, match="gone"):
+        await open_loop(call, rate=1000, seconds=0.05)
+
+
+def _result(name: str, values: dict[str, float]) -> Result:
+    return Result(
+        name=name,
+        machine={"at": "2026-01-02T03:04:05Z", "cores": 2, "load_before": 0.5, "loop": "uvloop for everybody", "packages": {}}
+        | {"python": "3.11.7", "system": "Linux x86_64"},
+        options=argparse.Namespace(rounds=5, fleet=Path("fleet.yaml")),
+        notes=("A sentence.",),
+        tables=(Table(title="Calls", head=("", "calls/s"), rows=[["Fabric", "1,000"]]),),
+        values=values,
+        rounds={},
+        plots={name: bars("calls", {"Fabric": 1000.0, "a < b": 10.0})},
+    )
+
+
+def test_what_is_kept_becomes_markdown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A result is printed, written as JSON and SVG, and found again by the report with its table and its targets."""
+    assert _result("rpc", {"to_nats": 2.0, "to_grpc_asyncio": 9.5}).finish(tmp_path) == 0
+    assert "Fabric    1,000" in capsys.readouterr().out
+    assert json.loads((tmp_path / "rpc.json").read_text())["options"] == {"rounds": 5, "fleet": "fleet.yaml"}
+    page = report.markdown(kept(tmp_path))
+    assert "| Fabric | 1,000 |" in page
+    assert "| ≥ 1.5 × nats-py | 2 × nats-py | reached |" in page
+    assert "| ≥ 10 × gRPC asyncio | 9.5 × gRPC asyncio | not reached |" in page
+    assert "| ≤ 1 s | — | not measured |" in page
+    assert ElementTree.parse(tmp_path / "rpc.svg").getroot().tag.endswith("svg")
+
+
+def test_targets_of_one_benchmark() -> None:
+    """After a benchmark only its own targets are shown; every target belongs to one that exists."""
+    assert {target.value[0] for target in TARGETS} <= set(commands.NAMES)
+    assert [row[0] for row in against_targets({}, only="events").rows] == ["confirmed durable events/s, acknowledged"]
+    limits = {"memory": {"values": {"resident_mb": 60.0, "cpu_percent": 0.6, "import_ms": 251.0}}}
+    assert [row[3] for row in against_targets(limits, only="memory").rows] == ["reached", "not reached", "not reached"]
+
+
+def test_a_plot_of_lines_is_svg() -> None:
+    """Also with a single size and with nothing but zeros."""
+    for xs in ([1.0, 10.0, 100.0], [10.0]):
+        drawing = lines("title & more", "in flight", xs, {"one": [0.0] * len(xs), "two": [0.0] * len(xs)})
+        assert len(ElementTree.fromstring(drawing).findall("{http://www.w3.org/2000/svg}polyline")) == 2
+
+
+def test_simulated_hubs_call_a_fixed_number_of_others() -> None:
+    """Whom a hub calls exists, is never itself, and does not become more when the fleet grows."""
+    for of in (10, 50, 500):
+        services = {service_of(hub) for hub in range(of)}
+        for hub in range(of):
+            called = set(called_by(hub, of))
+            assert called <= services - {service_of(hub)}
+            assert len(called) == min(3, len(services) - 1)
+
+
+@pytest.mark.processes
+def test_what_needs_no_broker_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """``plan --quick`` and ``memory --quick`` go through and leave their results."""
+    monkeypatch.chdir(tmp_path)
+    assert plan.run(["--quick"]) == 0
+    assert memory.run(["--quick", "--without-broker"]) == 0
+    results = kept()
+    assert set(results) == {"plan", "memory"}
+    assert [row[0] for row in results["plan"]["tables"][0]["rows"]] == ["10", "100"]
+    assert results["memory"]["values"]["import_ms"] > 0
+    assert "Time to load" in capsys.readouterr().out
+
+
+def test_an_unknown_name_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The error names what there is, and the exit code is that of wrong usage."""
+    monkeypatch.setattr("sys.argv", ["benchmarks", "nothing"])
+    assert commands.main() == 2
+    assert "rpc, latency, events" in capsys.readouterr().err
