@@ -102,7 +102,8 @@ class _Run:
         self._request, self._told, self._local, self._hub, self._watch, self._news = request, told, local, hub, watch, news
         self._view = request.view()
         self._last: FleetStatus | None = None
-        self._begun = False
+        self._begun = self._led = False
+        self._over: dict[str, ProcessEnd] = {}
         self._in_trouble = False
 
     async def whole(self) -> ExitCode:
@@ -125,6 +126,8 @@ class _Run:
             if status.state is RunState.IDLE:  # a new coordinator in place of one that died: it adopts what runs
                 await self._told.unless(self._ask_to_start())
                 continue
+            if self._last is not None and status.epoch != self._last.epoch:
+                await self._tell_ended()
             self._last = status
             self._view.show(status)
             for service in status.services:
@@ -165,6 +168,8 @@ class _Run:
             else:
                 for name in (BROKER, COORDINATOR):
                     self._local.supervisor.mark_up(name)
+                self._led = True
+                await self._tell_ended()
                 return
 
     async def _next(self) -> FleetStatus:
@@ -190,18 +195,29 @@ class _Run:
             self._view.note(f"{end.name}: process {end.pid} {describe_end(end)}")
             if end.service in (BROKER, COORDINATOR):
                 continue
-            exit = ProcessExit(
-                service=end.service,
-                instance=end.name,
-                pid=end.pid,
-                code=end.code,
-                log=end.log,
-                restarting_in=end.restarting_in,
-            )
-            try:
-                await self._hub.call("coordinator", "process_exited", exit, timeout=20.0, idempotent=True)
-            except FabricError as error:
-                self._view.note(f"can't tell the coordinator that {end.name} ended: {error}")
+            if end.restarting_in is None:
+                self._over[end.name] = end
+            if self._led:
+                await self._tell(end)
+
+    async def _tell_ended(self) -> None:
+        """To a coordinator that has only now a run, or that took the place of another: the news of before were lost on it."""
+        for end in tuple(self._over.values()):
+            await self._tell(end)
+
+    async def _tell(self, end: ProcessEnd) -> None:
+        exit = ProcessExit(
+            service=end.service,
+            instance=end.name,
+            pid=end.pid,
+            code=end.code,
+            log=end.log,
+            restarting_in=end.restarting_in,
+        )
+        try:
+            await self._hub.call("coordinator", "process_exited", exit, timeout=20.0, idempotent=True)
+        except FabricError as error:
+            self._view.note(f"can't tell the coordinator that {end.name} ended: {error}")
 
     async def _down(self) -> None:
         """In reverse order, by the coordinator; a second Ctrl-C cuts it short, and the supervisor ends what is left."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from fabric.cli.advice_text import predicted_and_achieved
 from fabric.cli.bring_up import Stay
 from fabric.cli.exits import ExitCode
 from fabric.cli.gantt import gantt, marks_for
@@ -60,6 +61,8 @@ class Conclusion:
                 width = shutil.get_terminal_size((100, 24)).columns
                 write(gantt(profile, width=min(width, 140), marks=marks_for(sys.stdout.encoding)) + "\n")
                 write(profile_text(profile) + "\n")
+                if (prediction := local.prediction) and profile.ok:
+                    write(predicted_and_achieved(prediction, profile.makespan))
                 for line in slower(status.fleet, profile, local.history):
                     write(line)
             if failures := report(status, log_of=local.log_of):

@@ -19,6 +19,7 @@ from fabric.coordination.fleet import Fleet
 from fabric.errors import NoRoute, StartupError
 from fabric.hub import Hub
 from fabric.routing.registry import Happening, RegistryEvent
+from fabric.startup.advice import Estimate
 from fabric.tasks import Tasks
 
 _FORKED_PER_CORE = 8
@@ -108,6 +109,11 @@ class LocalFleet:
 
     def log_path(self, service: str) -> Path:
         return self._directory.logs / f"{service}-1.log"
+
+    @property
+    def prediction(self) -> Estimate | None:
+        """What its file says that its stages bring."""
+        return self._launch.fleet.prediction
 
     @property
     def history(self) -> Path:

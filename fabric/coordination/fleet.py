@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from fabric.coordination.fleetfile import Edges, FleetEntry, RetryEntry, ServiceEntry, StageEntry, keys_at
 from fabric.coordination.located import Located, parse
 from fabric.errors import ConfigurationError, UnknownName
+from fabric.startup.advice import Estimate
 from fabric.startup.definition import CheckKind, Condition, Dependency, HealthCheck, RetryPolicy, ServiceDefinition
 from fabric.startup.events import RunRequested
 from fabric.startup.graph import ServiceDependencyGraph
@@ -64,6 +65,7 @@ class Fleet:
         fork_server: whether processes are made by one that has Fabric loaded. Each afresh takes longer and is independent of it.
         preload: whether that one loads the modules of the services too. They are then loaded once and shared; what they read
             from the environment when they are imported is the same for all, and none may start threads then.
+        prediction: what the stages and slots of a file that ``fabric optimize`` wrote are expected to bring.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Fleet:
     budgets: Mapping[str, float] = field(default_factory=dict)
     fork_server: bool = True
     preload: bool = False
+    prediction: Estimate | None = None
 
     @property
     def definitions(self) -> tuple[ServiceDefinition, ...]:
@@ -145,6 +148,7 @@ def parse_fleet(text: str, path: str | Path, *, environment: Mapping[str, str] |
         budgets=entry.budgets,
         fork_server=bool(entry.fork_server),
         preload=entry.fork_server == "preload",
+        prediction=None if entry.prediction is None else Estimate(**entry.prediction.model_dump()),
     )
 
 

@@ -148,11 +148,20 @@ class GateEntry(Entry):
 
 class StageEntry(Entry):
     name: Name
-    services: list[Name] = Field(min_length=1)
+    services: list[Name]
     gate: GateEntry = GateEntry()
     timeout: PositiveDuration = 60.0
     skip_on_timeout: bool = False
     retry: RetryEntry | None = None
+
+
+class PredictionEntry(Entry):
+    """Written by ``fabric optimize``: seconds before and after, and the likely range of what is saved."""
+
+    before: Amount
+    after: Amount
+    low: Annotated[float, Field(allow_inf_nan=False)]
+    high: Annotated[float, Field(allow_inf_nan=False)]
 
 
 class FleetEntry(Entry):
@@ -165,6 +174,7 @@ class FleetEntry(Entry):
     fork_server: Literal[True, False, "preload"] = True
     services: dict[Name, ServiceEntry] = Field(min_length=1)
     stages: list[StageEntry] = Field(default_factory=list)
+    prediction: PredictionEntry | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -247,10 +247,15 @@ def test_json_is_one_document(shop: Shop) -> None:
 
 
 def test_what_is_not_critical_degrades(shop: Shop) -> None:
-    """A service that is not critical and fails leaves the rest up, the report names it with its reason, the exit code is 0."""
+    """A service that is not critical and fails leaves the rest up, the report names it with its reason, the exit code is 0; what
+    was predicted of a start is held against it."""
+    with (shop.root / "fleet.yaml").open("a") as fleet:
+        fleet.write("prediction: {before: 1000, after: 900, low: 50, high: 150}\n")
     ran = shop.run("up", "fleet.yaml", "--exit-when-up", mail="broken")
     assert ran.returncode == ExitCode.OK, ran.stdout
     assert "mail (not critical): RuntimeError: no mail server at mx.shop" in ran.stdout
+    assert "predicted 900.00 s, that is 50.00 to 150.00 s less than 1000.00 s; achieved " in ran.stdout
+    assert ": better than predicted\n" in ran.stdout
     assert "shop is up without some of its optional services: 2 of 3" in ran.stdout
 
 

@@ -1,0 +1,1 @@
+"""Contracts as plain data: described, compared, and written as AsyncAPI."""
