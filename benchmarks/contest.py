@@ -36,6 +36,7 @@ class Contest:
         measured["client_cpu_s_per_1000"] = measured.pop("client_cpu_s") / thousands
         measured["server_cpu_s_per_1000"] = (sum(server.cpu() for server in self.servers) - servers) / thousands
         measured["broker_cpu_s_per_1000"] = (self.broker.cpu() - broker) / thousands
+        measured["cpu_s_per_1000"] = sum(measured[f"{part}_cpu_s_per_1000"] for part in ("client", "server", "broker"))
         measured["server_memory_mb"] = max(server.resident_mb() for server in self.servers)
         return measured
 

@@ -70,7 +70,8 @@ def _result(rounds: Rounds, options: argparse.Namespace, facts: dict[str, object
             f" to each from one client, 200 bytes, medians of {options.rounds} rounds. Each of Fabric's services has a hub and"
             " two connections of its own; aio-pika's five share one.",
             f"Fabric has {faster:.2f} × the calls/s (median of the ratios within each round)."
-            " Times in ms; client, servers, broker: processor seconds per 1,000 calls.",
+            " Times in ms; client, servers, broker: processor seconds per 1,000 calls; all together aio-pika's are"
+            f" {ratio(rounds, 'aio_pika_rpc', 'fabric', 'cpu_s_per_1000'):.2f} × Fabric's.",
         ),
         tables=(
             Table(

@@ -54,6 +54,7 @@ def _result(rounds: Rounds, options: argparse.Namespace, facts: dict[str, object
                 f"{ratios[name]:.2f}" if compared else "",
                 *(f"{m[key]:.2f}" for key in ("p50_ms", "p99_ms", "p999_ms")),
                 *(f"{m[f'{part}_cpu_s_per_1000']:.3f}" for part in ("client", "server", "broker")),
+                f"{ratio(rounds, name, 'fabric', 'cpu_s_per_1000'):.2f}" if compared else "",
                 f"{m['client_memory_mb']:.0f}",
             ]
         )
@@ -65,12 +66,13 @@ def _result(rounds: Rounds, options: argparse.Namespace, facts: dict[str, object
         notes=(
             f"{options.in_flight} calls in flight, 200 bytes, {versions}, medians of {options.rounds} rounds.",
             "Fabric is: so many times as fast, the median of the ratios within each round."
-            " Times in ms; client, server, broker: processor seconds per 1,000 calls; MB: the client's peak.",
+            " Times in ms; client, server, broker: processor seconds per 1,000 calls; CPU: all three, as a multiple"
+            " of Fabric's, which a busy machine disturbs least; MB: the client's peak.",
         ),
         tables=(
             Table(
                 title="Calls per second",
-                head=("", "calls/s", "spread", "Fabric is", "p50", "p99", "p99.9", "client", "server", "broker", "MB"),
+                head=("", "calls/s", "spread", "Fabric is", "p50", "p99", "p99.9", "client", "server", "broker", "CPU", "MB"),
                 rows=rows,
             ),
         ),
