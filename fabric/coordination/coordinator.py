@@ -14,7 +14,7 @@ from fabric.contract import rpc
 from fabric.coordination.archive import Archive
 from fabric.coordination.fleet import Fleet
 from fabric.coordination.journal import History, Journal
-from fabric.coordination.journals import journal_for
+from fabric.coordination.journals import journal_for, open_journal
 from fabric.coordination.leadership import Leadership, LeadershipPolicy
 from fabric.coordination.status import FleetStatus, ProcessExit, RunState, UpOptions
 from fabric.coordination.term import Term
@@ -78,8 +78,7 @@ class Coordinator(Service):
 
     async def start(self) -> None:
         journal = self._journal if self._journal is not None else journal_for(self.hub.settings, self.hub.topology)
-        self._journal = journal
-        await journal.open()
+        self._journal = journal = await open_journal(journal)
         await self._archive.open()
         with contextlib.suppress(NoRoute):
             await self.hub.discover_all()
@@ -137,9 +136,9 @@ class Coordinator(Service):
         if term.engine.plan is not None:
             ended = term.engine.outcome is not Outcome.RUNNING
             self._tasks.start(self._run(term, term.engine.run, UpOptions(), keep=not ended), f"run {term.engine.run}")
+            self._tell_everybody()
         elif self._autostart is not None:
             self._tasks.start(self._begin(term, self._autostart), "autostart")
-        self._tell_everybody()
 
     async def _leave(self, reason: str) -> None:
         term, self._term = self._term, None

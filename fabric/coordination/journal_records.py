@@ -54,12 +54,13 @@ class Ledger:
                     epoch=self.base + offset, instance=str(claim["instance"]), incarnation=int(claim["incarnation"])
                 )
                 return True
+            entries = list(record["entries"])
             if self.leader is None or record["epoch"] != self.leader.epoch:
                 return False
             if record["first"]:
                 self._kept.clear()
             if self.keep:
-                self._kept.extend(record["entries"])
+                self._kept.extend(entries)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise _unreadable(offset, error) from error
         return True

@@ -12,7 +12,7 @@ from typing import TypeVar
 from fabric.clock import Clock, SystemClock
 from fabric.coordination.journal import Claim, Entry, History
 from fabric.coordination.journal_records import Ledger, claim_record, entries_record
-from fabric.errors import ConnectionLost, StaleCommand
+from fabric.errors import ConfigurationError, ConnectionLost, StaleCommand
 
 T = TypeVar("T")
 
@@ -82,8 +82,10 @@ class SqliteJournal:
 
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, in_thread)
-        except sqlite3.Error as error:
+        except sqlite3.OperationalError as error:
             raise ConnectionLost(f"the journal {self._path} can't be used: {error}") from error
+        except sqlite3.Error as error:
+            raise ConfigurationError(f"{self._path} is not a journal: {error}; delete it to begin a new one") from error
 
     # ------------------------------------------------------------ in the thread
 

@@ -20,10 +20,15 @@ class StreamJournal:
 
     The epoch of a claim is its offset. A leader reads its own records back before it acts on them, so that it knows of every
     claim that came before them.
+
+    Args:
+        exchange, key: see ``AmqpStream``.
     """
 
-    def __init__(self, settings: AmqpSettings, name: str, *, clock: Clock | None = None) -> None:
-        self._settings, self._name = settings, name
+    def __init__(
+        self, settings: AmqpSettings, name: str, *, exchange: str = "", key: str = "", clock: Clock | None = None
+    ) -> None:
+        self._settings, self._name, self._exchange, self._key = settings, name, exchange, key
         self._clock: Clock = clock or SystemClock()
         self._stream: AmqpStream[bool] | None = None
         self._ledger = Ledger()
@@ -65,7 +70,13 @@ class StreamJournal:
         """From the first record on: what a leader has no use for, a candidate needs."""
         await self.aclose()
         ledger = self._ledger = Ledger()
-        self._stream = AmqpStream(self._settings, self._name, lambda offset, body: self._take(ledger, offset, body))
+        self._stream = AmqpStream(
+            self._settings,
+            self._name,
+            lambda offset, body: self._take(ledger, offset, body),
+            exchange=self._exchange,
+            key=self._key,
+        )
         await self._stream.open()
         # An empty record that is read back: then all that was there before has been read.
         await self._stream.append(entries_record(-1, (), first=False), timeout=_WRITE_SECONDS)

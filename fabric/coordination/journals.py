@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -9,8 +10,13 @@ from urllib.parse import urlsplit
 from fabric.config import Settings
 from fabric.coordination.journal import Journal
 from fabric.coordination.journal_memory import MemoryJournal
+from fabric.errors import ConfigurationError, TopologyConflict
 from fabric.transports.topology import Topology
 
+_log = logging.getLogger("fabric.coordinator")
+
+STREAM_KEY = "journal"
+"""Of the control exchange."""
 JOURNAL = "FABRIC_JOURNAL"
 """The path of a journal in place of the broker's own: a file on this machine, for SQLite."""
 
@@ -35,8 +41,25 @@ def journal_for(settings: Settings, topology: Topology) -> Journal:
         from fabric.coordination.journal_stream import StreamJournal
         from fabric.transports.amqp_settings import AmqpSettings
 
-        return StreamJournal(AmqpSettings.from_url(url), stream_name(topology))
+        # By the control exchange: who may only vote there can't claim to lead.
+        settings_of = AmqpSettings.from_url(url)
+        return StreamJournal(settings_of, stream_name(topology), exchange=topology.control, key=STREAM_KEY)
     return MemoryJournal()
+
+
+async def open_journal(journal: Journal) -> Journal:
+    """``journal``, open; or one in memory where the broker's can't be had: a fleet must not stay down because of it.
+
+    Raises:
+        ConnectionLost: the broker is not reached.
+    """
+    try:
+        await journal.open()
+    except (ConfigurationError, TopologyConflict) as error:
+        _log.error("no journal, so that a successor of this coordinator will know nothing of its runs: %s", error)
+        await journal.aclose()
+        return MemoryJournal()
+    return journal
 
 
 def stream_name(topology: Topology) -> str:

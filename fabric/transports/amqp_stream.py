@@ -48,10 +48,15 @@ class AmqpStream(Generic[T]):
     Args:
         take: called in the event loop with the offset and body of each record, in order and each once. What it returns is
             the answer to whoever appended the record here.
+        exchange, key: by which records reach the stream; on a topic exchange, rights can be given on the key. By default the
+            exchange that every queue is bound to by its name, which takes the right to write to all of them.
     """
 
-    def __init__(self, settings: AmqpSettings, name: str, take: Callable[[int, bytes], T]) -> None:
+    def __init__(
+        self, settings: AmqpSettings, name: str, take: Callable[[int, bytes], T], *, exchange: str = "", key: str = ""
+    ) -> None:
         self._settings, self._name, self._take = settings, name, take
+        self._exchange, self._key = exchange, key or name
         self._next: int | None = None
         self._unread: dict[str, tuple[bytes, asyncio.Future[T]]] = {}
         self._seen: deque[str] = deque(maxlen=_REMEMBERED)
@@ -129,6 +134,8 @@ class AmqpStream(Generic[T]):
             await link.ask(
                 lambda: channel.queue_declare(self._name, durable=True, arguments=_ARGUMENTS), doing=doing, name=self._name
             )
+            if self._exchange:
+                await link.ask(lambda: channel.queue_bind(self._name, self._exchange, self._key), doing="binding the stream")
             await link.ask(lambda: channel.basic_qos(prefetch_count=_PREFETCH), doing="asking for a prefetch")
             offset: Any = "first" if self._next is None else self._next
             consumed = await link.ask(
@@ -160,7 +167,7 @@ class AmqpStream(Generic[T]):
 
     async def _publish(self, channel: Channel, id: str, body: bytes) -> None:
         properties = commands.Basic.Properties(delivery_mode=2, message_id=id)
-        await channel.basic_publish(body, routing_key=self._name, properties=properties, wait=False)
+        await channel.basic_publish(body, exchange=self._exchange, routing_key=self._key, properties=properties, wait=False)
 
     def _receiver(self, channel: Channel) -> Callable[[DeliveredMessage], Any]:
         async def receive(message: DeliveredMessage) -> None:
