@@ -145,8 +145,13 @@ class Arguments:
         values = self.named.validate_python(named)
         return plain(self.named.dump_python({name: values[name] for name in named}, by_alias=True))
 
-    def schema(self) -> dict[str, Any]:
+    @property
+    def adapter(self) -> TypeAdapter[Any]:
+        """What a payload is checked against."""
         if self.whole is not None:
-            return adapter_of(self.whole).json_schema()
+            return adapter_of(self.whole)
         assert self.named is not None
-        return self.named.json_schema()
+        return self.named
+
+    def schema(self) -> dict[str, Any]:
+        return self.adapter.json_schema()

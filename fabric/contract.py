@@ -208,7 +208,7 @@ class HandlerContract:
     options: EventOptions | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ServiceContract:
     """Everything that a service class offers."""
 

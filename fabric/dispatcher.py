@@ -12,6 +12,7 @@ from fabric.clock import Clock
 from fabric.config import Settings
 from fabric.context import CallContext, enter, leave
 from fabric.contract import ServiceContract
+from fabric.contracts import description
 from fabric.deadlines import Deadlines
 from fabric.errors import FabricError, InvalidMessage
 from fabric.identity import Identity
@@ -137,6 +138,9 @@ class Dispatcher:
         lane = self._lanes.get(message.method)
         left = min(message.deadline - self._clock.time(), LONGEST) if message.deadline is not None else LONGEST
         request = Request(message, lane, user, now + left) if lane is not None else None
+        if lane is None and message.method == description.METHOD:
+            self._replies.answer(message, now + max(left, 1.0), len(self._requests), description.describe(self._contract))
+            return
         error = self._objection(message, lane, user, left)
         if error is not None or request is None:
             self._replies.answer(message, now + max(left, 1.0), len(self._requests), None, error)

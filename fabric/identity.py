@@ -9,9 +9,13 @@ from typing import Any, Self
 from fabric.clock import Clock
 from fabric.config import Settings
 from fabric.contract import ServiceContract
+from fabric.contracts.description import digest_of
 from fabric.health import Health
 from fabric.routing.instance import Instance, InstanceState
 from fabric.wire.message import MessageIds
+
+CONTRACT = "contract"
+"""In the metadata of an announcement: the digest of what the instance offers; it tells the rest when it is asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,4 +63,6 @@ class Identity:
             "pid": os.getpid(),
             "methods": contract.announced,
         }
-        return Instance(**(fields | changes))
+        fields |= changes
+        fields["metadata"] = {**fields.get("metadata", {}), CONTRACT: digest_of(contract)}
+        return Instance(**fields)

@@ -101,11 +101,12 @@ class Presence:
         """
         if self._own is None or self._transport.state is LinkState.CLOSED:
             return
-        instance, data = self._announcement()
+        instance, message = self._announcement()
+        data = codec.encode(message)
         for key in (up_service(instance.service), *(up_capability(name) for name in instance.capabilities)):
             self._transport.post(self._topology.discovery, key, data, priority=Priority.CRITICAL)
 
-    def _announcement(self) -> tuple[Instance, bytes]:
+    def _announcement(self) -> tuple[Instance, ServiceMessage]:
         assert self._own is not None
         self._sequence += 1
         instance = replace(self._own(), sequence=self._sequence)
@@ -119,7 +120,7 @@ class Presence:
             instance.to_plain(),
             Priority.CRITICAL,
         )
-        return instance, codec.encode(message)
+        return instance, message
 
     async def _heartbeats(self) -> None:
         while True:
@@ -250,16 +251,17 @@ class Presence:
             if isinstance(message, InvalidMessage):
                 _log.warning("refused on discovery: %s", message)
             elif message.method == WHO:
-                self._introduce(message.reply_to)
+                self._introduce(message)
             elif message.method == UP:
                 self.heard(message)
 
-    def _introduce(self, address: str | None) -> None:
+    def _introduce(self, question: ServiceMessage) -> None:
+        address = question.reply_to
         if self._own is None or not address:
             return
         try:
-            _, data = self._announcement()
-            self._transport.post(self._topology.rpc, address, data, priority=Priority.CRITICAL)
+            data = codec.encode_answer(question, self._announcement()[1])
+            self._transport.post(self._topology.rpc, address, data, priority=Priority.CRITICAL, content_type=codec.type_of(data))
         except (FabricError, ValueError) as error:
             _log.warning("could not answer who is there: %s", error)
 

@@ -13,7 +13,7 @@ from fabric.identity import Identity
 from fabric.routing import outcomes
 from fabric.transports.base import LinkEvent, LinkState, Transport
 from fabric.wire import batch, codec
-from fabric.wire.codec import MSGPACK
+from fabric.wire.codec import JSON, type_of
 from fabric.wire.message import MessageType, Priority, ServiceMessage
 
 _log = logging.getLogger("fabric.replies")
@@ -92,7 +92,8 @@ class Replies:
         """
         if to.reply_to is None:
             return
-        data = codec.encode(
+        data = codec.encode_answer(
+            to,
             ServiceMessage(
                 self._ids.next(),
                 type,
@@ -146,6 +147,10 @@ class Replies:
         if len(waiting) == 1:
             self._post(address, priority, waiting)
             return
+        if any(type_of(data) is JSON for data, _ in waiting):
+            for answer in waiting:
+                self._post(address, priority, [answer])
+            return
         start = 0
         while start < len(waiting):
             end, size = start, batch.OVERHEAD
@@ -157,7 +162,7 @@ class Replies:
 
     def _post(self, address: str, priority: Priority, answers: list[tuple[bytes, float]]) -> None:
         if len(answers) == 1:
-            body, content_type = answers[0][0], MSGPACK
+            body, content_type = answers[0][0], type_of(answers[0][0])
         else:
             body, content_type = batch.join([data for data, _ in answers]), batch.BATCH
         try:

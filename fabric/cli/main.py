@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +13,7 @@ from fabric.cli.commands import (
     broker,
     call,
     check,
+    contract,
     coordinator,
     dead_letters,
     doctor,
@@ -40,6 +42,7 @@ COMMANDS = (
     dead_letters,
     graph,
     check,
+    contract,
     doctor,
     permissions,
     run,
@@ -75,6 +78,10 @@ def main(args: Sequence[str] | None = None, *, run: Callable[..., Any] = app) ->
     """
     given = list(sys.argv[1:] if args is None else args)
     try:
+        if os.environ.get("FABRIC_BROKER_URL_FILE"):
+            from fabric.broker_url import adopt
+
+            adopt(os.environ)
         run(args=given, prog_name="fabric")
     except FabricError as error:
         sys.exit(report(error, as_json="--json" in given))

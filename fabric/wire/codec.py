@@ -19,7 +19,7 @@ import msgpack
 import orjson
 
 from fabric.errors import ConfigurationError, InvalidMessage, PayloadTooLarge
-from fabric.wire.message import MessageType, Priority, ServiceMessage
+from fabric.wire.message import JsonMessage, MessageType, Priority, ServiceMessage
 
 MSGPACK: Final = "application/msgpack"
 JSON: Final = "application/json"
@@ -117,6 +117,19 @@ def encode_json(message: ServiceMessage, limits: Limits = DEFAULT_LIMITS) -> byt
     return data
 
 
+def encode_answer(to: ServiceMessage, message: ServiceMessage, limits: Limits = DEFAULT_LIMITS) -> bytes:
+    """``message`` in the form that ``to``, which it answers, came in.
+
+    Raises: as ``encode``.
+    """
+    return encode_json(message, limits) if type(to) is JsonMessage else encode(message, limits)
+
+
+def type_of(data: bytes) -> str:
+    """The content type of an encoded message: a JSON object and a msgpack array differ in their first byte."""
+    return JSON if data[:1] == b"{" else MSGPACK
+
+
 def _check_sent(message: ServiceMessage, data: bytes, limits: Limits) -> None:
     """A receiver could not even say to whom it refuses a message, so the sender has to learn it here."""
     if len(data) > limits.message_bytes:
@@ -151,7 +164,7 @@ def decode(data: bytes, content_type: str = MSGPACK, limits: Limits = DEFAULT_LI
             raise InvalidMessage("not an array of at least six fields")
         return _message(fields)
     if content_type.partition(";")[0].strip().lower() == JSON:
-        return _message(_json_fields(data, limits))
+        return JsonMessage._make(_message(_json_fields(data, limits)))
     raise InvalidMessage(f"unknown content type {content_type[:60]!r}")
 
 

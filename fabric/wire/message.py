@@ -70,6 +70,12 @@ class ServiceMessage(NamedTuple):
     headers: dict[str, Any] | None = None
 
 
+class JsonMessage(ServiceMessage):
+    """One that came as JSON. What answers it is JSON too, and alone in its body, so that its sender needs no msgpack."""
+
+    __slots__ = ()
+
+
 class MessageIds:
     """Ids that are unique between processes: 64 random bits, then a count. Several times faster than uuid4."""
 

@@ -25,7 +25,7 @@ class Layer:
 
 
 LAYERS = (
-    Layer(name="foundation", members=("errors", "config", "clock", "deadlines", "health", "loop", "tasks"), below=()),
+    Layer(name="foundation", members=("errors", "broker_url", "config", "clock", "deadlines", "health", "loop", "tasks"), below=()),
     Layer(name="wire", members=("wire",), below=("foundation",)),
     # Observing is asked for by routing and everything above it, so it may know no more than what a message is.
     Layer(name="observe", members=("observe",), below=("foundation", "wire")),
@@ -41,11 +41,13 @@ LAYERS = (
             "answers",
             "caller",
             "context",
+            "contracts",
             "dead_letters",
             "workers",
             "detector",
             "dispatcher",
             "identity",
+            "inflow",
             "lane",
             "options",
             "outflow",
@@ -54,6 +56,7 @@ LAYERS = (
             "proxy",
             "publisher",
             "replies",
+            "requests",
             "served",
             "subscriber",
             "values",
