@@ -197,7 +197,7 @@ def _fields(sent: Side, taken: Side, path: str, unread: bool, seen: _Seen) -> It
                 sent="may be left out" if name in given else "not there",
                 taken=f"required: {taken.at(known.get(name, {})).resolved()}",
             )
-    extra = sent.schema.get("additionalProperties", True if unread and not given else None)
+    extra = sent.schema.get("additionalProperties", True if unread and (more is False or not given) else None)
     if (extra is True or isinstance(extra, Mapping)) and more is not True:
         place = f"{path}.*" if path else "*"
         if more is False:
