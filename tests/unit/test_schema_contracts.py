@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
@@ -16,7 +17,10 @@ from fabric.contracts.compatibility import Break, breaks
 from fabric.contracts.description import describe, digest, digest_of, read_descriptions
 from fabric.errors import ConfigurationError
 from fabric.testing import Bench
-from fabric.transports.topology import Topology
+from fabric.transports.base import Delivery
+from fabric.transports.topology import Topology, who_service
+from fabric.wire import codec
+from fabric.wire.message import MessageType, ServiceMessage
 
 
 class Address(BaseModel):
@@ -273,3 +277,26 @@ async def test_a_running_service_tells_its_contract() -> None:
         (instance,) = await hub.find("post")
         assert instance.metadata["contract"] == digest_of(contract_of(Post))
         assert await hub.call("post", "fabric.contract") == described(Post)
+
+
+async def test_json_is_answered_in_json_and_alone() -> None:
+    """Requests in JSON that are answered in the same turn get a body of JSON each, and so does the question who is there."""
+    async with Bench() as bench:
+        await bench.start(Post())
+        hub = await bench.hub("test")
+        (instance,) = await hub.find("post")
+        came: asyncio.Queue[Delivery] = asyncio.Queue()
+        await hub.transport.consume(hub.topology.replies("reply.raw"), came.put_nowait, timeout=5)
+        for number in (1, 2):
+            message = ServiceMessage(f"r{number}", MessageType.REQUEST, "js", "js-1", "post", "find", {"text": "x"})
+            body = codec.encode_json(message._replace(reply_to="reply.raw"))
+            assert hub.transport.post(hub.topology.rpc, instance.id, body, content_type=codec.JSON)
+        question = ServiceMessage("q", MessageType.BROADCAST, "js", "js-1", "", "fabric.who", reply_to="reply.raw")
+        key = who_service("post")
+        assert hub.transport.post(hub.topology.discovery, key, codec.encode_json(question), content_type=codec.JSON)
+        async with asyncio.timeout(10):
+            deliveries = [await came.get() for _ in range(3)]
+        assert {delivery.content_type for delivery in deliveries} == {codec.JSON}
+        answers = [json.loads(delivery.body) for delivery in deliveries]
+        assert {answer.get("correlation_id") for answer in answers} == {"r1", "r2", None}
+        assert [answer["payload"]["service"] for answer in answers if answer["method"] == "fabric.up"] == ["post"]
