@@ -11,6 +11,7 @@ from fabric.coordination.journal import Claim, History, Journal
 from fabric.errors import FabricError
 from fabric.hub import Hub
 from fabric.routing.registry import RegistryEvent
+from fabric.transports.base import LinkState
 
 _log = logging.getLogger("fabric.coordinator")
 
@@ -99,7 +100,7 @@ class Leadership:
             self.claim = claim = await self._journal.leader()
             if claim is None or claim.instance == self._hub.instance:
                 return
-            if self._is_there(claim):
+            if self._is_there(claim) or self._hub.transport.state is not LinkState.READY:
                 greeted[claim] = now()
             elif now() - greeted.setdefault(claim, now()) >= (self._policy.greeting if not self._departed(claim) else 0.0):
                 _log.warning("%s, which led with epoch %d, is gone", claim.instance, claim.epoch)
@@ -107,8 +108,12 @@ class Leadership:
             await self._look_again()
 
     def _is_there(self, claim: Claim) -> bool:
+        """Silence counts as absence, unlike for callers: a leader that was stopped keeps its link and leads nobody."""
         known = self._hub.registry.get(claim.instance)
-        return known is not None and known.instance.incarnation == claim.incarnation
+        if known is None or known.instance.incarnation != claim.incarnation:
+            return False
+        settings = self._hub.settings
+        return self._hub.clock.monotonic() - known.seen <= settings.heartbeat_interval * settings.lost_after
 
     def _departed(self, claim: Claim) -> bool:
         """Its id belongs to a later process: then it is gone for certain."""

@@ -180,6 +180,32 @@ async def test_a_killed_coordinator_is_started_again_and_resumes(tmp_path: Path)
     assert shop.lines("stops") == {"store": 1, "mail": 1, "web": 1}
 
 
+async def test_a_leader_that_was_stopped_and_wakes_up_stands_by(tmp_path: Path) -> None:
+    """S2, S18: SIGSTOP keeps its link and silences it; another one leads and finishes the run, and SIGCONT changes nothing."""
+    async with half_up(tmp_path) as (shop, hub, before):
+        assert shop.record is not None
+        standby = {"FABRIC_INSTANCE": "coordinator-2", "FABRIC_BROKER_URL": shop.record.broker_url}
+        shop.run("coordinator", "fleet.yaml", **standby)
+        await shop.until(lambda: any(i.id == "coordinator-2" for i in hub.registry.instances("coordinator")), "no standby")
+        stopped = shop.pid("coordinator")
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            taken = await shop.status(hub, lambda status: status.epoch > before.epoch, "nobody took over")
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+
+        def stands_by() -> bool:
+            known = {instance.id: instance for instance in hub.registry.instances("coordinator")}
+            return "coordinator-1" in known and "coordinator-2 leads" in known["coordinator-1"].health.reason
+
+        await shop.until(stands_by, "the old leader does not stand by")
+        (shop.root / "hold-mail").unlink()
+        status = await shop.status(hub, lambda status: status.state.is_settled, "the run did not end")
+        assert (status.run, status.state, status.epoch) == (before.run, RunState.UP, taken.epoch)
+        assert shop.lines("starts") == {"store": 1, "mail": 1, "web": 1}
+        assert not shop.lines("stops")
+
+
 async def test_a_standby_takes_over_on_rabbitmq(tmp_path: Path, broker: BrokerNode) -> None:
     """S2: on RabbitMQ, with a second coordinator at hand; whoever comes first goes on with the same run."""
     async with half_up(tmp_path, broker.url) as (shop, hub, before):
