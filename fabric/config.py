@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import socket
+from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, ModelWrapValidatorHandler, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from fabric.broker_url import read
 from fabric.errors import ConfigurationError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-]{0,99}")
@@ -22,6 +24,7 @@ class Settings(BaseSettings):
 
     Attributes:
         broker_url: ``amqp://``, ``amqps://`` or ``unix:///path`` of an embedded broker. Secret, for it may hold a password.
+        broker_url_file: a file that holds it; read in place of ``broker_url``, when a transport is made.
         namespace: prefix of all names on the broker; fleets with different ones don't see each other.
         instance: the id of this process, at most 200 bytes; made from the service's name and random bits when empty.
         zone: where it runs, for callers that prefer near instances.
@@ -42,6 +45,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="FABRIC_", frozen=True, extra="ignore")
 
     broker_url: SecretStr | None = None
+    broker_url_file: Path | None = None
     namespace: str = "fabric"
     instance: str = ""
     zone: str = ""
@@ -55,6 +59,11 @@ class Settings(BaseSettings):
     max_message_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
     max_batch_bytes: int = Field(default=128 * 1024, ge=1024)
     policies: dict[str, Any] | None = None
+
+    @field_validator("broker_url_file", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        return None if value == "" else value
 
     @field_validator("namespace")
     @classmethod
@@ -81,6 +90,16 @@ class Settings(BaseSettings):
                 for item in error.errors(include_url=False, include_input=False)
             )
             raise ConfigurationError(f"wrong settings: {wrong}") from None
+
+    def broker(self) -> str | None:
+        """The broker's URL, from wherever it is given.
+
+        Raises:
+            ConfigurationError: its file can't be read.
+        """
+        if self.broker_url_file is not None:
+            return read(self.broker_url_file)
+        return None if self.broker_url is None else self.broker_url.get_secret_value()
 
     def instance_for(self, service: str) -> str:
         """The configured instance id, or a new one."""

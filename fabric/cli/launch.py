@@ -38,6 +38,7 @@ class Launch:
         modules = [str(self.root), *filter(None, [os.environ.get("PYTHONPATH")])]
         return {
             "FABRIC_BROKER_URL": self.broker_url,
+            "FABRIC_BROKER_URL_FILE": "",
             "FABRIC_NAMESPACE": self.namespace,
             "PYTHONPATH": os.pathsep.join(modules),
             # so that `command: [python, ...]` is the Python that runs the fleet

@@ -11,6 +11,7 @@ import aiormq.exceptions as aiormq
 import pamqp.exceptions as pamqp
 
 from fabric.errors import ConfigurationError, ConnectionLost, FabricError, TopologyConflict
+from fabric.transports import amqp_tls
 
 Meaning = Literal["lost", "refused", "conflict"]
 
@@ -70,14 +71,16 @@ def translate(error: BaseException, *, doing: str, name: str = "", code: int = 0
         error: of one of the libraries or the network.
         doing: what we were at, for people: ``"declaring the queue 'x'"``.
         name: the queue or exchange, for a ``TopologyConflict``.
-        code, reason: what the broker said when it closed the link, where it did.
+        code, reason: why the link was closed, and the broker's code for that where it gave one.
     """
     if isinstance(error, FabricError):
         return error
     why = reason or explain(error)
+    if advice := amqp_tls.meaning_of(f"{why} {explain(error)}"):
+        return ConfigurationError(f"{doing}: {advice} ({why})")
     match "refused" if code in _REFUSALS else meaning(error):
-        case "refused":
-            return ConfigurationError(f"{doing}: refused: {why}")
+        case "refused":  # then the error knows more than the link that was closed because of it
+            return ConfigurationError(f"{doing}: refused: {why if code else explain(error)}")
         case "conflict" if name:
             return TopologyConflict(name, why)
         case _:

@@ -74,7 +74,8 @@ class AmqpSettings:
         host, port, vhost, user: where and as whom.
         password: never shown.
         password_file: read at each connection instead, so that a rotated password counts.
-        external: the broker takes our name from our certificate (``auth_mechanism=external``).
+        external: the broker takes our name from our certificate (``auth_mechanism=external``). Where ``user`` says that name too,
+            the broker vouches for it in each message; "" leaves that out.
         tls: None for plain ``amqp``.
         name: shown in the broker's list of connections, and in the history of dead letters.
         max_body: bytes. RabbitMQ refuses more than 16 MiB from 4.0; ours is lower and checked before sending.
@@ -160,7 +161,7 @@ class AmqpSettings:
             host=parts.hostname or "127.0.0.1",
             port=port or _PORTS[parts.scheme],
             vhost=unquote(parts.path[1:]) or "/",
-            user=unquote(parts.username) if parts.username else "guest",
+            user=unquote(parts.username) if parts.username else "" if mechanism == "external" else "guest",
             password=unquote(parts.password) if parts.password is not None else "guest",
             password_file=options.get("password_file"),
             external=mechanism == "external",
@@ -173,14 +174,14 @@ class AmqpSettings:
     def where(self) -> str:
         """For people: everything but secrets."""
         scheme = "amqps" if self.tls else "amqp"
-        user = "" if self.external else f"{quote(self.user, safe='')}@"
+        user = f"{quote(self.user, safe='')}@" if self.user else ""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{scheme}://{user}{host}:{self.port}/{quote(self.vhost, safe='') if self.vhost != '/' else ''}"
 
     @property
     def vouched_user(self) -> str | None:
         """The name that the broker vouches for in each message; None where only the broker knows it."""
-        return None if self.external else self.user
+        return self.user or None
 
     def secret(self) -> str:
         """The password of now.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 from fabric.config import Settings
@@ -17,19 +18,23 @@ def transport_for(url: str | None, settings: Settings) -> Transport:
         ConfigurationError: no URL is given anywhere, or its scheme is unknown.
     """
     if url is None:
-        if settings.broker_url is None:
+        url = settings.broker()
+        if url is None:
             raise ConfigurationError(
-                "no broker: set FABRIC_BROKER_URL to amqp://user:password@host/vhost, or to unix:///path of a running"
-                " `fabric broker`; `fabric up` sets it for the processes that it starts"
+                "no broker: set FABRIC_BROKER_URL, or FABRIC_BROKER_URL_FILE to a file that holds it, to"
+                " amqp://user:password@host/vhost, or to unix:///path of a running `fabric broker`; `fabric up` sets it for the"
+                " processes that it starts"
             )
-        url = settings.broker_url.get_secret_value()
     parts = urlsplit(url)
     topology = Topology(settings.namespace)
     match parts.scheme:
         case "amqp" | "amqps":
             from fabric.transports.amqp import AmqpTransport
+            from fabric.transports.amqp_settings import AmqpSettings
 
-            return AmqpTransport(url, topology)
+            link = AmqpSettings.from_url(url)
+            # messages that travel together may be larger than the largest of them, so this is never lowered
+            return AmqpTransport(replace(link, max_body=max(link.max_body, settings.max_message_bytes)), topology)
         case "unix":
             from fabric.transports.embedded import EmbeddedTransport
 

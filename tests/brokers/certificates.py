@@ -47,5 +47,10 @@ def make(folder: Path) -> Certificates:
     return Certificates(authority=authority, **files)
 
 
+def lock(key: Path, locked: Path, passphrase: str) -> None:
+    """The same key, of use only with ``passphrase``."""
+    _openssl("pkcs8", "-topk8", "-in", str(key), "-out", str(locked), "-passout", f"pass:{passphrase}")
+
+
 def _openssl(*arguments: str) -> None:
     subprocess.run(["openssl", *arguments], check=True, capture_output=True, timeout=30)

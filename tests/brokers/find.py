@@ -26,6 +26,7 @@ class ExternalNode:
     url: str
     version: str = "unknown"
     ours: bool = False
+    tls_port: int = 0
 
     def _refuse(self) -> RuntimeError:
         return RuntimeError("the broker of FABRIC_TEST_BROKER_URL is not ours to harm")

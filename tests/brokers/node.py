@@ -33,6 +33,11 @@ class BrokerNode(Protocol):
     def version(self) -> str: ...
 
     @property
+    def tls_port(self) -> int:
+        """Of 127.0.0.1, where ``tls.listen`` makes it speak TLS."""
+        ...
+
+    @property
     def ours(self) -> bool:
         """Started by us for us alone: the faults below may be used. False: only ``url``, ``version`` and ``stop`` work."""
         ...

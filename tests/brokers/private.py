@@ -27,7 +27,7 @@ class PrivateNode:
     def __init__(self, scripts: Path) -> None:
         self._scripts = scripts
         self._folder = Path(tempfile.mkdtemp(prefix="fabric-rabbitmq-"))
-        self._port = free_port()
+        self._port, self.tls_port = free_port(), free_port()
         self.url = f"amqp://guest:guest@127.0.0.1:{self._port}/"
         self.version = ""
         self._process: subprocess.Popen[bytes] | None = None

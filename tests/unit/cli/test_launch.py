@@ -32,6 +32,7 @@ def test_processes_know_their_place(launch: Launch, shop: Path) -> None:
     told = {name: second.env[name] for name in second.env if name.startswith("FABRIC_")}
     assert told == {
         "FABRIC_BROKER_URL": "amqp://me:secret@host",
+        "FABRIC_BROKER_URL_FILE": "",
         "FABRIC_NAMESPACE": "ns",
         "FABRIC_INSTANCE": "store-2",
         "FABRIC_INSTANCE_NUMBER": "2",
