@@ -11,8 +11,8 @@ from fabric.clock import Clock
 from fabric.config import Settings
 from fabric.context import CallContext, current_call
 from fabric.errors import CallError, CallNotSent, CircuitOpen, NoInstance
-from fabric.pending import PendingRequests
 from fabric.presence import Presence
+from fabric.requests import PendingRequests
 from fabric.routing.instance import Instance, InstanceState
 from fabric.routing.outcomes import Facts, speaks_well
 from fabric.routing.registry import Endpoint, ServiceRegistry
@@ -32,6 +32,7 @@ class Question(NamedTuple):
     payload: Any
     priority: Priority
     headers: dict[str, Any] | None
+    window: int
 
 
 class Caller:
@@ -64,11 +65,13 @@ class Caller:
         priority: Priority = Priority.NORMAL,
         idempotent: bool | None = None,
         headers: dict[str, Any] | None = None,
+        window: int = 0,
     ) -> Any:
-        """The answer's payload as it came.
+        """The answer's payload as it came; an ``Inflow`` where parts are asked for.
 
         Args:
             instance: only this one; otherwise whom the route chooses.
+            window: parts that may be on the way; 0 asks for one whole answer.
 
         Raises:
             CallError: see the table of outcomes in docs/delivery.md.
@@ -77,7 +80,7 @@ class Caller:
         started = now()
         outer = current_call()
         facts = Facts(route.label, method, started, started + self._limit(route, method, timeout, started, outer))
-        question = Question(method, payload, priority, headers)
+        question = Question(method, payload, priority, headers, window)
         route.budget.deposit()
         tried: set[str] = set()
         while True:
@@ -90,7 +93,12 @@ class Caller:
                 else:
                     endpoint = route.choose(tried, key, self._clock.monotonic()) or await self._find(route, key, facts)
                 facts.instance = endpoint.id
-                if route.policy.hedge_after is not None and instance is None and _may_repeat(endpoint, method, idempotent):
+                if (
+                    route.policy.hedge_after is not None
+                    and not window
+                    and instance is None
+                    and _may_repeat(endpoint, method, idempotent)
+                ):
                     return await self._hedged(route, route.policy.hedge_after, endpoint, question, facts)
                 return await self._attempt(route, endpoint, question, facts)
             except CallError as error:
@@ -123,9 +131,11 @@ class Caller:
         permit = ejections.acquire(endpoint, began)
         ok: bool | None = None
         try:
-            answer = await self._pending.ask(
-                endpoint, question.method, question.payload, facts, question.priority, question.headers
-            )
+            method, payload, priority, headers, window = question
+            if window:
+                answer = await self._pending.begin(endpoint, method, payload, facts, priority, headers, window=window)
+            else:
+                answer = await self._pending.ask(endpoint, method, payload, facts, priority, headers)
             ok = True
             return answer
         except CallError as error:

@@ -15,7 +15,7 @@ from fabric.clock import Clock
 from fabric.config import Settings
 from fabric.errors import FabricError, NoRoute
 from fabric.identity import Identity
-from fabric.pending import PendingRequests
+from fabric.requests import PendingRequests
 from fabric.routing.registry import ServiceRegistry
 from fabric.tasks import Tasks
 from fabric.transports.base import LinkEvent, LinkState, Transport

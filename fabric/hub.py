@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,31 +16,29 @@ from fabric.config import Settings
 from fabric.contract import ServiceContract, contract_of
 from fabric.dead_letters import DeadLetters
 from fabric.detector import Detector
-from fabric.dispatcher import Dispatcher
-from fabric.errors import CallError, ConfigurationError, InvalidMessage
+from fabric.errors import CallError, ConfigurationError
 from fabric.identity import Identity
+from fabric.inflow import Stream
+from fabric.mailbox import Mailbox
 from fabric.options import CallOptions
-from fabric.pending import PendingRequests
-from fabric.presence import UP, Presence
+from fabric.presence import Presence
 from fabric.proxy import Proxy
 from fabric.publisher import Publisher
+from fabric.requests import PendingRequests
 from fabric.routing.instance import Instance, InstanceState
 from fabric.routing.policies import Policies
 from fabric.routing.registry import ServiceRegistry
 from fabric.routing.retry import RetryPolicy
+from fabric.routing.route import CAPABILITY
 from fabric.routing.traffic import Traffic
 from fabric.served import Served
-from fabric.subscriber import Subscriber
-from fabric.transports.base import Consumer, Delivery, LinkEvent, LinkState, Transport
+from fabric.transports.base import Transport
 from fabric.transports.connect import transport_for
 from fabric.transports.topology import Topology, check_name
 from fabric.values import plain
-from fabric.wire import batch, codec
-from fabric.wire.message import MessageType, Priority
+from fabric.wire.message import Priority
 
 T = TypeVar("T")
-
-_log = logging.getLogger("fabric.hub")
 
 
 class Hub:
@@ -71,8 +68,6 @@ class Hub:
         self.instance, self.incarnation = me.instance, me.incarnation
         self.registry = ServiceRegistry()
         self.topology = Topology(settings.namespace)
-        self._limits = codec.Limits(message_bytes=settings.max_message_bytes)
-        self._replies: Consumer | None = None
         self._served: Served | None = None
         self._leaving = False
         self._presence = Presence(transport, self.topology, self.registry, settings, me, clock=clock, chance=chance)
@@ -80,6 +75,7 @@ class Hub:
         self._detector = Detector(transport, self.topology, self.registry, self._pending, settings, me, clock=clock)
         self.traffic = Traffic(self.registry, policies, place=(settings.host, settings.zone), chance=chance)
         self._caller = Caller(self._pending, self.registry, self._presence, self.traffic, settings, clock=clock, chance=chance)
+        self._mailbox = Mailbox(transport, self.topology, settings, me, self._pending, self._detector, self._presence)
         self._publisher = Publisher(transport, self.topology, settings, me)
 
     @classmethod
@@ -131,12 +127,12 @@ class Hub:
         limit = self.settings.connect_timeout
         stack.push_async_callback(self.transport.aclose)
         stack.push_async_callback(self._pending.aclose)
+        stack.push_async_callback(self._mailbox.aclose)
         stack.push_async_callback(self._presence.aclose)
         stack.push_async_callback(self._detector.aclose)
         stack.callback(self._caller.close)
         await self.transport.connect(timeout=limit)
-        self._replies = await self.transport.consume(self.topology.replies(self._me.address), self._receive_reply, timeout=limit)
-        stack.callback(self.transport.watch(self._link_changed))
+        await self._mailbox.open(timeout=limit)
         await self._presence.open(timeout=limit)
         self._detector.start()
         stack.push_async_callback(self._leave)
@@ -199,7 +195,7 @@ class Hub:
         """Ask one instance of a service and return its answer.
 
         Args:
-            service: its name; ``name@^1.2`` asks for a range of versions.
+            service: its name; ``name@^1.2`` asks for a range of versions, ``capability:NAME`` for whoever offers that.
             payload: a model, dataclass or plain data.
             returns: what the answer must be; checked. Without it the answer is plain data.
             instance: only this one.
@@ -211,7 +207,7 @@ class Hub:
             CallError: each outcome has its class; see ``fabric.errors``.
             PayloadTooLarge, InvalidMessage: the payload can't be sent.
         """
-        route = self.traffic.to_service(service)
+        route = self.traffic.to(service)
         try:
             answer = await self._caller.call(route, method, plain(payload), instance=instance, **options)
         except CallError as error:
@@ -245,19 +241,66 @@ class Hub:
         **options: Unpack[CallOptions],
     ) -> Any:
         """As :meth:`call`, to any instance of any service that offers ``capability``; ``name@^2`` as there."""
-        route = self.traffic.to_capability(capability)
-        try:
-            answer = await self._caller.call(route, method, plain(payload), **options)
-        except CallError as error:
-            return await instead(fallback, error)
-        return typed(returns, answer, route.label, method)
+        target = CAPABILITY + capability
+        return await self.call(target, method, payload, returns=returns, fallback=fallback, **options)
+
+    @overload
+    def stream(
+        self,
+        service: str,
+        method: str,
+        payload: Any = None,
+        *,
+        returns: type[T],
+        instance: str | None = None,
+        window: int = 64,
+        **options: Unpack[CallOptions],
+    ) -> Stream[T]: ...
+    @overload
+    def stream(
+        self,
+        service: str,
+        method: str,
+        payload: Any = None,
+        *,
+        instance: str | None = None,
+        window: int = 64,
+        **options: Unpack[CallOptions],
+    ) -> Stream[Any]: ...
+
+    def stream(
+        self,
+        service: str,
+        method: str,
+        payload: Any = None,
+        *,
+        returns: Any = Any,
+        instance: str | None = None,
+        window: int = 64,
+        **options: Unpack[CallOptions],
+    ) -> Stream[Any]:
+        """Ask for an answer in parts: ``async for part in hub.stream(...)``. The method is an async generator there.
+
+        Args:
+            service: as of :meth:`call`.
+            returns: what each part must be; checked.
+            window: parts that may be on the way or unread. More is faster over a long way; with large parts it costs memory.
+            options: see :class:`CallOptions`. The time limit is that of the whole stream.
+        """
+        if not 1 <= window <= 1_000_000:
+            raise ConfigurationError(f"window must be 1 to 1000000 parts, not {window}")
+        route, sent = self.traffic.to(service), plain(payload)
+        return Stream(
+            lambda: self._caller.call(route, method, sent, instance=instance, window=window, **options),
+            lambda part: typed(returns, part, route.label, method),
+        )
 
     def proxy(self, service: type[T], *, timeout: float | None = None, priority: Priority = Priority.NORMAL) -> T:
         """The service's own methods as remote calls, typed as they are: arguments and results are checked on both sides.
 
         Only methods marked with ``@rpc`` can be used on it.
         """
-        return cast(T, Proxy(self.call, contract_of(service), timeout, priority))
+        return cast(T, Proxy(self.call, self.stream, contract_of(service), timeout, priority))
 
     # ------------------------------------------------------------ events and broadcasts
 
@@ -339,13 +382,8 @@ class Hub:
         contract = contract_of(type(service))
         if contract.name != self.name:
             raise ConfigurationError(f"this hub speaks as {self.name!r} and can't serve {contract.name!r}")
-        dispatcher = Dispatcher(self.transport, self.topology, self.settings, contract, service, self._me, clock=self.clock)
-        inbox = await self.transport.consume(
-            self.topology.requests(self.instance), dispatcher.receive, timeout=self.settings.connect_timeout
-        )
-        subscriber = partial(Subscriber, self.transport, self.topology, self.settings, contract, service, clock=self.clock)
-        self._served = Served(
-            self.transport, dispatcher, subscriber, inbox, self.settings, exchange=self.topology.rpc, instance=self.instance
+        self._served = await Served.open(
+            self.transport, self.topology, self.settings, contract, service, self._me, clock=self.clock
         )
         await self._presence.announce_as(describe or partial(self.describe, contract))
         return self._served
@@ -360,21 +398,3 @@ class Hub:
         if self._leaving:
             facts["state"] = InstanceState.STOPPING
         return self._me.announcement(contract, self.settings, **(facts | changes))
-
-    # ------------------------------------------------------------ what comes back
-
-    def _receive_reply(self, delivery: Delivery) -> None:
-        for message in batch.messages(delivery.body, delivery.content_type, self._limits):
-            if isinstance(message, InvalidMessage):
-                _log.warning("%s refused an answer: %s", self.instance, message)
-            elif message.type is MessageType.RESPONSE:
-                self._pending.answer(message)
-            elif message.type is MessageType.PROBE:
-                self._detector.answered(message)
-            elif message.method == UP:
-                self._presence.heard(message)
-
-    def _link_changed(self, event: LinkEvent) -> None:
-        """The queue of the answers may have been deleted under us, with what it held."""
-        if event.state is LinkState.READY and self._replies is not None and event.consumer == self._replies.address:
-            self._detector.look(0.0)

@@ -18,8 +18,11 @@ Call = Callable[..., Awaitable[Any]]
 class Proxy:
     """Remote calls in the shape of a service's methods; see ``Hub.proxy``."""
 
-    def __init__(self, call: Call, contract: ServiceContract, timeout: float | None, priority: Priority) -> None:
-        self._call, self._contract, self._timeout, self._priority = call, contract, timeout, priority
+    def __init__(
+        self, call: Call, stream: Callable[..., Any], contract: ServiceContract, timeout: float | None, priority: Priority
+    ) -> None:
+        self._call, self._stream, self._contract = call, stream, contract
+        self._timeout, self._priority = timeout, priority
         self._methods = {method.attribute: method for method in contract.methods.values()}
 
     def __getattr__(self, attribute: str) -> Callable[..., Any]:
@@ -27,9 +30,9 @@ class Proxy:
         if method is None:
             raise AttributeError(f"{self._contract.name} has no method {attribute!r} marked with @rpc")
 
-        async def call(*args: Any, **kwargs: Any) -> Any:
+        def payload(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             try:
-                payload = method.arguments.write(args, kwargs)
+                return method.arguments.write(args, kwargs)
             except (ValidationError, TypeError) as error:
                 raise ValidationFailed(
                     f"the arguments do not fit: {error if isinstance(error, TypeError) else ''}".rstrip(": "),
@@ -37,14 +40,18 @@ class Proxy:
                     service=self._contract.name,
                     method=method.name,
                 ) from None
-            return await self._call(
-                self._contract.name,
-                method.name,
-                payload,
-                returns=method.returns,
-                timeout=self._timeout,
-                priority=self._priority,
-                idempotent=method.options.idempotent,
-            )
 
-        return call
+        options = {
+            "returns": method.returns,
+            "timeout": self._timeout,
+            "priority": self._priority,
+            "idempotent": method.options.idempotent,
+        }
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            return await self._call(self._contract.name, method.name, payload(args, kwargs), **options)
+
+        def stream(*args: Any, **kwargs: Any) -> Any:
+            return self._stream(self._contract.name, method.name, payload(args, kwargs), **options)
+
+        return stream if method.streams else call

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from fabric.config import Settings
-from fabric.errors import TransportClosed
+from fabric.errors import ConfigurationError, TransportClosed
 from fabric.identity import Identity
 from fabric.transports.base import Transport
+from fabric.transports.delays import check_delay
 from fabric.transports.topology import Topology
 from fabric.values import plain
 from fabric.wire import codec
@@ -36,12 +37,17 @@ class Publisher:
         timeout: float,
         headers: dict[str, Any] | None,
         id: str | None,
+        delay: float | None = None,
     ) -> str:
         """See ``Hub.publish``."""
+        try:
+            check_delay(delay, expires=None, mandatory=False)
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from None
         id = id or self._me.ids.next()
         body = self._encoded(MessageType.EVENT, topic, payload, priority, headers, id)
         await self._transport.send(
-            self._topology.events, topic, body, timeout=timeout, priority=priority, message_id=id, persistent=True
+            self._topology.events, topic, body, timeout=timeout, priority=priority, message_id=id, persistent=True, delay=delay
         )
         return id
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
+from typing import Self
 
+from fabric.clock import Clock
 from fabric.config import Settings
+from fabric.contract import ServiceContract
 from fabric.dispatcher import MARK, Dispatcher
 from fabric.errors import FabricError
+from fabric.identity import Identity
 from fabric.subscriber import Subscriber
 from fabric.transports.base import Consumer, LinkState, Transport
-from fabric.transports.topology import last_call
+from fabric.transports.topology import Topology, last_call
 from fabric.wire import codec
 from fabric.wire.message import MessageIds, MessageType, Priority, ServiceMessage
 
@@ -39,6 +44,27 @@ class Served:
         self._make_subscriber, self._settings, self._instance = subscriber, settings, instance
         self._subscriber: Subscriber | None = None
         self.closed = False
+
+    @classmethod
+    async def open(
+        cls,
+        transport: Transport,
+        topology: Topology,
+        settings: Settings,
+        contract: ServiceContract,
+        service: object,
+        me: Identity,
+        *,
+        clock: Clock,
+    ) -> Self:
+        """
+        Raises:
+            ConnectionLost: the broker is not reached.
+        """
+        dispatcher = Dispatcher(transport, topology, settings, contract, service, me, clock=clock)
+        inbox = await transport.consume(topology.requests(me.instance), dispatcher.receive, timeout=settings.connect_timeout)
+        subscriber = partial(Subscriber, transport, topology, settings, contract, service, clock=clock)
+        return cls(transport, dispatcher, subscriber, inbox, settings, exchange=topology.rpc, instance=me.instance)
 
     @property
     def load(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence, Set
+from typing import Final
 
 from fabric.routing.affinity import by_key
 from fabric.routing.balancing import Strategy, strategy
@@ -14,13 +15,15 @@ from fabric.routing.registry import Endpoint, ServiceRegistry
 from fabric.routing.retry import RetryBudget
 from fabric.routing.versions import version_range
 
+CAPABILITY: Final = "capability:"
+
 
 class Route:
     """The way to one target: who offers it, whose turn it is, whether it is worth trying, and how many retries it may cost.
 
     Args:
-        target: the name of a service or capability, and after an ``@`` the versions that will do, as in ``email@^1.2``.
-        by_capability: which of the two it is.
+        target: the name of a service, or ``capability:`` and a name; after an ``@`` the versions that will do, as in
+            ``email@^1.2``.
         place: the host and the zone of this process.
 
     Attributes:
@@ -54,7 +57,6 @@ class Route:
         self,
         target: str,
         *,
-        by_capability: bool,
         policy: RoutePolicy,
         registry: ServiceRegistry,
         ejections: Ejections,
@@ -62,9 +64,10 @@ class Route:
         chance: random.Random,
     ) -> None:
         name, at, versions = target.partition("@")
-        self.service = None if by_capability else name
-        self.capability = name if by_capability else None
-        self.label = f"capability:{target}" if by_capability else target
+        capability = name.removeprefix(CAPABILITY)
+        self.service = name if capability == name else None
+        self.capability = None if capability == name else capability
+        self.label = target
         self.versions = version_range(versions) if at else None
         self._registry, self._ejections, self._place, self._chance = registry, ejections, place, chance
         self._last: Sequence[Endpoint] = ()

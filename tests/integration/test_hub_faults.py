@@ -225,8 +225,7 @@ def _queue(victim: str, fleet: Fleet, served: Hub, hub: Hub) -> str:
             assert served._served is not None
             return served._served._inbox.address
         case "replies":
-            assert hub._replies is not None
-            return hub._replies.address
+            return hub._mailbox.queue
         case "discovery":
             assert served._presence._consumer is not None
             return served._presence._consumer.address

@@ -25,7 +25,9 @@ class Layer:
 
 
 LAYERS = (
-    Layer(name="foundation", members=("errors", "broker_url", "config", "clock", "deadlines", "health", "loop", "tasks"), below=()),
+    Layer(
+        name="foundation", members=("errors", "broker_url", "config", "clock", "deadlines", "health", "loop", "tasks"), below=()
+    ),
     Layer(name="wire", members=("wire",), below=("foundation",)),
     # Observing is asked for by routing and everything above it, so it may know no more than what a message is.
     Layer(name="observe", members=("observe",), below=("foundation", "wire")),
@@ -49,6 +51,7 @@ LAYERS = (
             "identity",
             "inflow",
             "lane",
+            "mailbox",
             "options",
             "outflow",
             "pending",

@@ -119,7 +119,7 @@ async def test_half_open_lets_exactly_the_permitted_probes_through() -> None:
             await asyncio.gather(*callers, return_exceptions=True)
         puppet.answer(early_request, "late success")
         assert await early == "late success"
-        breaker = hub.traffic.to_service("node").breaker
+        breaker = hub.traffic.to("node").breaker
         assert breaker is not None
         assert breaker.state is HALF_OPEN
         callers = [asyncio.create_task(outcome(hub.call("node", "work"))) for _ in range(100)]

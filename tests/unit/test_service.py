@@ -95,7 +95,7 @@ async def test_it_announces_what_it_is() -> None:
         await bench.start(shop)
         hub = await bench.hub()
         (instance,) = await hub.find("shop")
-        assert (instance.version, instance.capabilities, instance.metadata) == ("3.1.4", ("selling",), {"shelf": 7})
+        assert (instance.version, instance.capabilities, instance.metadata["shelf"]) == ("3.1.4", ("selling",), 7)
         assert instance.methods["sell"]["idempotent"] is False
         assert instance.takes_calls
 

@@ -50,7 +50,7 @@ def run(
     for id in behaviours:
         registry.apply(instance(id), 0.0)
     traffic = Traffic(registry, Policies(default=policy), place=("", ""), chance=chance)
-    route = traffic.to_service("a")
+    route = traffic.to("a")
     now = 0.0
     if hasattr(route._strategy, "_now"):
         route._strategy._now = lambda: now

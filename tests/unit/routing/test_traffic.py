@@ -42,25 +42,25 @@ def chosen(route: Route, count: int = 60, key: str | None = None) -> Counter[str
 def test_one_target_has_one_route() -> None:
     """A route is made once, so that its turn, budget and breaker are shared by all callers."""
     _, t = traffic()
-    assert t.to_service("a") is t.to_service("a")
-    assert t.to_capability("a") is not t.to_service("a")
-    assert t.to_service("a@^1") is not t.to_service("a")
-    assert (t.to_service("a@^1").label, t.to_capability("a").label) == ("a@^1", "capability:a")
+    assert t.to("a") is t.to("a")
+    assert t.to("capability:a") is not t.to("a")
+    assert t.to("a@^1") is not t.to("a")
+    assert (t.to("a@^1").label, t.to("capability:a").label) == ("a@^1", "capability:a")
 
 
 def test_versions_are_chosen_by_range() -> None:
     """name@range calls only instances of those versions; among them balancing and health count as ever."""
     instances = [instance(f"i-{v}", version=v) for v in ("1.4.0", "2.0.0", "2.3.1", "3.0.0-rc.1")]
     registry, t = traffic(*instances)
-    assert set(chosen(t.to_service("a@^2"))) == {"i-2.0.0", "i-2.3.1"}
-    assert set(chosen(t.to_service("a@>=1 <3"))) == {"i-1.4.0", "i-2.0.0", "i-2.3.1"}
-    assert set(chosen(t.to_service("a"))) == {each.id for each in instances}
+    assert set(chosen(t.to("a@^2"))) == {"i-2.0.0", "i-2.3.1"}
+    assert set(chosen(t.to("a@>=1 <3"))) == {"i-1.4.0", "i-2.0.0", "i-2.3.1"}
+    assert set(chosen(t.to("a"))) == {each.id for each in instances}
     registry.apply(instance("i-2.0.0", version="2.0.0", sequence=1, health=Health.bad("sick")), 1.0)
-    assert set(chosen(t.to_service("a@^2"))) == {"i-2.3.1"}
-    assert t.to_service("a@^4").choose(frozenset(), None, 1.0) is None
-    assert "1.4.0, 2.0.0" in t.to_service("a@^4").describe_others()
+    assert set(chosen(t.to("a@^2"))) == {"i-2.3.1"}
+    assert t.to("a@^4").choose(frozenset(), None, 1.0) is None
+    assert "1.4.0, 2.0.0" in t.to("a@^4").describe_others()
     with pytest.raises(ConfigurationError, match="write it as"):
-        t.to_service("a@newest")
+        t.to("a@newest")
 
 
 def test_a_capability_is_offered_by_services_of_any_name() -> None:
@@ -69,9 +69,9 @@ def test_a_capability_is_offered_by_services_of_any_name() -> None:
         instance("x", service="x", capabilities=("nlp",), version="1.0.0"),
         instance("y", service="y", capabilities=("nlp", "ocr"), version="2.0.0"),
     )
-    assert set(chosen(t.to_capability("nlp"))) == {"x", "y"}
-    assert set(chosen(t.to_capability("nlp@^2"))) == {"y"}
-    assert t.to_capability("none").choose(frozenset(), None, 1.0) is None
+    assert set(chosen(t.to("capability:nlp"))) == {"x", "y"}
+    assert set(chosen(t.to("capability:nlp@^2"))) == {"y"}
+    assert t.to("capability:none").choose(frozenset(), None, 1.0) is None
 
 
 def test_near_ones_are_preferred_as_long_as_there_are_any() -> None:
@@ -83,7 +83,7 @@ def test_near_ones_are_preferred_as_long_as_there_are_any() -> None:
         place=("h1", "z1"),
         prefer=("host", "zone"),
     )
-    route = t.to_service("a")
+    route = t.to("a")
     assert set(chosen(route)) == {"here"}
     registry.lose("here", "test")
     assert set(chosen(route)) == {"near"}
@@ -96,7 +96,7 @@ def test_near_ones_are_preferred_as_long_as_there_are_any() -> None:
 def test_a_key_stays_with_its_instance_and_moves_only_when_it_must() -> None:
     """key: the same instance each time; when it is left out another takes over, and it comes back with it."""
     _, t = traffic(*(instance(f"i-{n}") for n in range(5)))
-    route = t.to_service("a")
+    route = t.to("a")
     homes = {key: set(chosen(route, 5, key)) for key in ("u1", "u2", "u3", "u4")}
     assert all(len(home) == 1 for home in homes.values())
     (home,) = homes["u1"]
@@ -111,7 +111,7 @@ def test_a_key_stays_with_its_instance_and_moves_only_when_it_must() -> None:
 def test_those_that_were_tried_are_left_out_as_long_as_there_are_others() -> None:
     """A second attempt goes elsewhere; where there is nobody else it goes to the same again."""
     _, t = traffic(instance("i-0"), instance("i-1"))
-    route = t.to_service("a")
+    route = t.to("a")
     for _ in range(5):
         found = route.choose({"i-0"}, None, 1.0)
         assert found is not None
@@ -122,7 +122,7 @@ def test_those_that_were_tried_are_left_out_as_long_as_there_are_others() -> Non
 def test_new_policies_count_at_once_and_keep_what_was_learnt() -> None:
     """Adopting policies changes balancing, budget and breaker of routes in use; an open breaker stays open."""
     _, t = traffic(instance("i-0"), instance("i-1"))
-    route = t.to_service("a")
+    route = t.to("a")
     breaker = route.breaker
     assert breaker is not None
     for _ in range(20):
@@ -165,11 +165,11 @@ def test_services_are_isolated_by_hand() -> None:
 def test_names_that_nobody_offers_do_not_pile_up() -> None:
     """M28 (moleculer#705): calling ten thousand made-up names leaves a bounded number of routes behind, and those in use."""
     _, t = traffic(instance("i-0"))
-    used = t.to_service("a")
+    used = t.to("a")
     for n in range(10_000):
-        t.to_service(f"made-up-{n}")
-    assert len(t._services) <= 4096
-    assert t.to_service("a") is used
+        t.to(f"made-up-{n}")
+    assert len(t._routes) <= 4096
+    assert t.to("a") is used
 
 
 @unhurried
@@ -185,7 +185,7 @@ def test_whatever_is_combined_somebody_standing_is_chosen(name: str, count: int,
     gone = {f"i-{n}" for n in out if n < count}
     for id in gone:
         t.ejections.isolate(id)
-    found = t.to_service("a").choose(frozenset(), key, 1.0)
+    found = t.to("a").choose(frozenset(), key, 1.0)
     assert found is not None
     if count - len(gone) >= 0.5 * count and len(gone) < count:
         assert found.id not in gone
