@@ -20,6 +20,7 @@ from fabric.errors import ConfigurationError, ConnectionLost, FabricError, Topol
 from fabric.tasks import Tasks
 from fabric.transports.amqp_consumer import Subscription
 from fabric.transports.amqp_dead_letters import DeadLetters
+from fabric.transports.amqp_delays import Delays
 from fabric.transports.amqp_errors import translate
 from fabric.transports.amqp_life import LinkLife
 from fabric.transports.amqp_link import Link
@@ -29,6 +30,7 @@ from fabric.transports.amqp_session import Session
 from fabric.transports.amqp_settings import AmqpSettings
 from fabric.transports.backoff import Backoff
 from fabric.transports.base import DeadLetter, LinkEvent, LinkState, QueueSpec, Receiver
+from fabric.transports.delays import check_delay, step
 from fabric.transports.topology import Topology
 from fabric.wire.message import Priority
 
@@ -68,7 +70,8 @@ class AmqpTransport:
         self.clock: Clock = clock or SystemClock()
         self.publisher = Publisher(settings)
         self.mover = Mover(self.publisher, self.clock, settings.name)
-        self._exchanges = topology.exchanges
+        self._topology = topology
+        self._delays = Delays(self.publisher, topology)
         self._chance = chance or random.Random()
         self._life = LinkLife()
         self._tasks = Tasks("amqp transport")
@@ -119,6 +122,7 @@ class AmqpTransport:
                 await asyncio.shield(first)
         except BaseException as error:
             await self._stop_runner()
+            first.cancel()
             self._life.enter(LinkState.CLOSED, str(error))
             if isinstance(error, TimeoutError):
                 why = f": {self._trouble}" if self._trouble else ""
@@ -161,7 +165,7 @@ class AmqpTransport:
         session = await Session.open(self.settings)
         try:
             await self.publisher.attach(session.publish)
-            await session.declare(self._exchanges)
+            await session.declare(self._topology.exchanges)
             await self._restore_all(session.consume)
         except BaseException:
             await self._let_go(session, "not restored")
@@ -246,6 +250,9 @@ class AmqpTransport:
         except TimeoutError as error:
             raise ConnectionLost(f"no link to {self.settings.where} within {timeout:g} s") from error
 
+    async def _consuming_link(self, timeout: float) -> Link:
+        return (await self._connected(timeout)).consume
+
     def start(self, work: Coroutine[Any, Any, None], name: str) -> None:
         if self._closed:
             work.close()
@@ -296,7 +303,24 @@ class AmqpTransport:
         expires: float | None = None,
         mandatory: bool = False,
         persistent: bool = False,
+        delay: float | None = None,
     ) -> None:
+        if delay is not None:
+            check_delay(delay, expires=expires, mandatory=mandatory)
+            if exchange != self._topology.events:
+                raise ValueError(f"only events can be delayed, not what goes to {exchange!r}")
+            await self._delays.send(
+                self._consuming_link,
+                key,
+                body,
+                milliseconds=step(delay),
+                timeout=timeout,
+                priority=priority,
+                content_type=content_type,
+                headers=headers,
+                message_id=message_id,
+            )
+            return
         await self.publisher.send(
             exchange,
             key,

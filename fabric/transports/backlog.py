@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from fabric.wire.message import Priority
 
-_OVERHEAD = 300
+OVERHEAD = 300
 """About what a held message takes in bytes besides its body."""
 
 
@@ -49,7 +49,7 @@ class Held:
     @property
     def size(self) -> int:
         """About the bytes that it takes."""
-        return len(self.message.body) + _OVERHEAD
+        return len(self.message.body) + OVERHEAD
 
     def expired(self, now: float) -> bool:
         """Whether its time passed before its first delivery."""

@@ -260,6 +260,7 @@ class Transport(Protocol):
         expires: float | None = None,
         mandatory: bool = False,
         persistent: bool = False,
+        delay: float | None = None,
     ) -> None:
         """Publish, and return when the broker has taken it (confirmed; with ``persistent`` to a durable queue: stored).
 
@@ -273,6 +274,9 @@ class Transport(Protocol):
             mandatory: fail with ``NoRoute`` when no queue takes it.
             persistent: on disk, for durable queues.
             message_id: names the message for receivers; may repeat.
+            delay: seconds for which the broker keeps it first, above 0 and at most seven days; then it is routed as if it was
+                published at that time. Only to the exchange of events, and not with ``expires`` or ``mandatory``. Whatever
+                ``persistent`` says it is stored where there is a disk. RabbitMQ rounds it up to two significant digits.
 
         Raises:
             NotSent: the broker never had it (link down or blocked for ``timeout``, or it refused it: a queue is full).
@@ -280,7 +284,8 @@ class Transport(Protocol):
             ConnectionLost: handed over but not confirmed: unknown.
             PayloadTooLarge: over ``max_body``; nothing was sent.
             TransportClosed: after ``aclose``.
-            ValueError: the key is longer than 255 bytes, or the headers are not as above or over 64 KiB.
+            ValueError: the key is longer than 255 bytes, or the headers or the delay are not as above or over 64 KiB.
+            ConfigurationError: with ``delay``, this user may not make the queue that holds it.
         """
         ...
 

@@ -154,6 +154,7 @@ class EmbeddedConnection(asyncio.Protocol):
                 dict() | None,
                 str() | None,
                 int() | float() | None,
+                int() | float() | None,
             ]:
                 if len(body) > self._max_body:
                     raise InvalidMessage("a body over the limit")

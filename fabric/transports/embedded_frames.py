@@ -11,7 +11,7 @@ import msgpack
 from fabric.errors import ConfigurationError, FabricError, InvalidMessage, NoRoute, TopologyConflict
 from fabric.transports.base import DeadLetter
 
-VERSION = 1
+VERSION = 2
 LENGTH = 4
 BEFORE_WELCOME = 64 * 1024
 """Bytes that a frame may have before the ends know each other."""
@@ -23,7 +23,7 @@ class Word(enum.IntEnum):
     """What a frame says; its first item. The rest by word:
 
     * HELLO version, client, instance; answered by WELCOME version, max_body
-    * PUBLISH number, exchange, key, body, priority, content_type, headers, message_id, expires; number 0 wants no confirm
+    * PUBLISH number, exchange, key, body, priority, content_type, headers, message_id, expires, delay; number 0 wants no confirm
     * CONFIRM number, outcome, number, outcome, ...
     * ASK number, verb, arguments; answered by ANSWER number, value or REFUSED number, kind, facts
     * DELIVER consumer, tag, attempt, exchange, key, body, content_type, priority, message_id, headers

@@ -93,11 +93,13 @@ class EmbeddedLink(asyncio.Protocol):
         headers: Mapping[str, Any] | None,
         message_id: str | None,
         expires: float | None,
+        delay: float | None,
     ) -> asyncio.Future[Outcome]:
         self._number += 1
         confirm: asyncio.Future[Outcome] = self._loop.create_future()
         self._confirms[self._number] = confirm
-        self._writer.write(Word.PUBLISH, self._number, exchange, key, body, priority, content_type, headers, message_id, expires)
+        number = self._number
+        self._writer.write(Word.PUBLISH, number, exchange, key, body, priority, content_type, headers, message_id, expires, delay)
         return confirm
 
     def post(
@@ -112,7 +114,7 @@ class EmbeddedLink(asyncio.Protocol):
     ) -> bool:
         if self._writer.waiting > _MOST_POSTED:
             return False
-        self._writer.write(Word.PUBLISH, 0, exchange, key, body, priority, content_type, headers, None, expires)
+        self._writer.write(Word.PUBLISH, 0, exchange, key, body, priority, content_type, headers, None, expires, None)
         return True
 
     def ask(self, verb: Verb, *arguments: Any) -> Awaitable[Any]:

@@ -65,6 +65,7 @@ class Link(Protocol):
         headers: Mapping[str, Any] | None,
         message_id: str | None,
         expires: float | None,
+        delay: float | None,
     ) -> Outcome | asyncio.Future[Outcome]:
         """Hand over, to be confirmed; the future fails with ``ConnectionLost``. Only on a link that is not closed."""
         ...

@@ -22,6 +22,7 @@ from fabric.transports.amqp_life import LinkLife
 from fabric.transports.backlog import Published
 from fabric.transports.backoff import Backoff
 from fabric.transports.base import DeadLetter, LinkEvent, LinkState, QueueSpec, Receiver
+from fabric.transports.delays import check_delay
 from fabric.transports.headers import check_key, checked_headers
 from fabric.transports.link import Dial, Link
 from fabric.transports.linked_consumer import LinkedConsumer
@@ -121,7 +122,11 @@ class LinkedTransport:
         expires: float | None = None,
         mandatory: bool = False,
         persistent: bool = False,
+        delay: float | None = None,
     ) -> None:
+        check_delay(delay, expires=expires, mandatory=mandatory)
+        if delay is not None and exchange != self._topology.events:
+            raise ValueError(f"only events can be delayed, not what goes to {exchange!r}")
         if len(body) > self._most_body:
             raise PayloadTooLarge(len(body), self._most_body)
         check_key(key)
@@ -131,7 +136,7 @@ class LinkedTransport:
         until = asyncio.get_running_loop().time() + timeout
         if link is None or self.state is not LinkState.READY or link.congested:
             link = await self._room(timeout)
-        outcome = link.publish(exchange, key, body, priority, content_type, headers, message_id, expires)
+        outcome = link.publish(exchange, key, body, priority, content_type, headers, message_id, expires, delay)
         if isinstance(outcome, Outcome):
             # Whoever sends in a loop must let the receivers run.
             await asyncio.sleep(0)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 from fabric.clock import Clock
 from fabric.errors import ConfigurationError, NoRoute, TopologyConflict
 from fabric.transports.alarm import Alarm
-from fabric.transports.backlog import Held, Published
+from fabric.transports.backlog import OVERHEAD, Held, Published
 from fabric.transports.base import ExchangeKind
 from fabric.transports.dead_letters import DeadLetters
+from fabric.transports.delays import check_delay
 from fabric.transports.exchange import Exchange
 from fabric.transports.headers import without_reserved
 from fabric.transports.memory_queue import Queue
@@ -112,8 +114,18 @@ class Broker:
         message_id: str | None,
         user_id: str | None,
         expires: float | None,
+        delay: float | None = None,
     ) -> Outcome:
-        """To all queues bound there. ``FULL`` when some are, and all of them refused."""
+        """To all queues bound there, after ``delay`` seconds. ``FULL`` when some are, and all of them refused.
+
+        Raises:
+            ValueError: the delay is not one.
+        """
+        if delay is not None:
+            check_delay(delay, expires=expires, mandatory=False)
+            due = partial(self.publish, exchange, key, body, priority, content_type, headers, message_id, user_id, None)
+            self._keep(len(body) + OVERHEAD, delay, due)
+            return Outcome.TAKEN
         if not exchange:
             queue = self._queues.get(key)
             targets: Collection[Queue] = (queue,) if queue else ()
@@ -155,14 +167,12 @@ class Broker:
             self._bury(queue, held, reason)
             return
         delay = delays[min(held.attempt, len(delays)) - 1] if delays else 0.0
-        self.alarm.hold(held.size)
 
         def again() -> None:
-            self.alarm.release(held.size)
             if (present := self._queues.get(queue.name)) is not None:
                 present.append(held)
 
-        self.timers.call_later(delay, again)
+        self._keep(held.size, delay, again)
 
     def reject(self, queue: Queue, held: Held, *, reason: str, instance: str) -> None:
         """Dead-lettered at once."""
@@ -184,6 +194,16 @@ class Broker:
         assert held is not None
         target.append(Held(held.message._replace(expires_at=None)))
         return True
+
+    def _keep(self, size: int, seconds: float, then: Callable[[], object]) -> None:
+        """Hold something of ``size`` bytes, which counts for the alarm, and run ``then``."""
+        self.alarm.hold(size)
+
+        def end() -> None:
+            self.alarm.release(size)
+            then()
+
+        self.timers.call_later(seconds, end)
 
     def _bury(self, queue: Queue, held: Held, reason: str) -> None:
         self.dead_letters.add(queue.name, held, reason=reason, at=self.clock.time())

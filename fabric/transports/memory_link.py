@@ -58,8 +58,9 @@ class MemoryLink:
         headers: Mapping[str, Any] | None,
         message_id: str | None,
         expires: float | None,
+        delay: float | None,
     ) -> Outcome | asyncio.Future[Outcome]:
-        arguments = (exchange, key, body, priority, content_type, headers, message_id, expires)
+        arguments = (exchange, key, body, priority, content_type, headers, message_id, expires, delay)
         if self.paused:
             return self._later(lambda: self.session.publish(*arguments))
         return self.session.publish(*arguments)
@@ -74,7 +75,7 @@ class MemoryLink:
         headers: Mapping[str, Any] | None,
         expires: float | None,
     ) -> bool:
-        arguments = (exchange, key, body, priority, content_type, headers, None, expires)
+        arguments = (exchange, key, body, priority, content_type, headers, None, expires, None)
         if self.paused:
             if len(self._held) >= _MOST_HELD:
                 return False

@@ -145,9 +145,10 @@ class Session:
         headers: Mapping[str, Any] | None,
         message_id: str | None,
         expires: float | None,
+        delay: float | None,
     ) -> Outcome:
         return self._broker.publish(
-            exchange, key, body, _PRIORITIES[priority], content_type, headers, message_id, self.user, expires
+            exchange, key, body, _PRIORITIES[priority], content_type, headers, message_id, self.user, expires, delay
         )
 
     def deliver(self, subscription: Subscription, held: Held) -> None:

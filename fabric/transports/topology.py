@@ -53,6 +53,20 @@ class Topology:
     def broadcast(self) -> str:
         return f"{self.namespace}.broadcast"
 
+    def delayed(self, milliseconds: int) -> str:
+        """An exchange, and the queue behind it that holds events so long."""
+        return f"{self.namespace}.delayed.{milliseconds}"
+
+    @property
+    def delayed_sink(self) -> str:
+        """A queue that takes a copy of every delayed event when it is due, so that each has a way out."""
+        return f"{self.namespace}.delayed.sink"
+
+    @property
+    def delayed_sink_key(self) -> str:
+        """Patterns of a subscriber that match it match too much for harm: it gets an event that it has no handler for."""
+        return f"{self.namespace}.delayed.sink.of.what.was.held.back"
+
     @property
     def control(self) -> str:
         return f"{self.namespace}.control"

@@ -18,6 +18,7 @@ from fabric.transports.amqp_durable import dead_letter_queue, delay_queue
 from fabric.transports.amqp_settings import AmqpSettings
 from fabric.transports.backoff import Backoff
 from fabric.transports.base import QueueSpec, Receiver, Transport
+from fabric.transports.delays import MOST_DELAY, step
 from fabric.transports.topology import Topology
 from tests.brokers.node import BrokerNode, clear_memory_alarm, raise_memory_alarm, restart
 from tests.brokers.proxy import Proxy
@@ -32,6 +33,13 @@ class _Recorded(AmqpTransport):
     def __init__(self, settings: AmqpSettings, topology: Topology, made: set[str]) -> None:
         super().__init__(settings, topology)
         self._made = made
+
+    async def send(
+        self, exchange: str, key: str, body: bytes, *, timeout: float, delay: float | None = None, **options: Any
+    ) -> None:
+        if isinstance(delay, float) and 0 < delay <= MOST_DELAY:
+            self._made |= {self._topology.delayed(step(delay)), self._topology.delayed_sink}
+        await super().send(exchange, key, body, timeout=timeout, delay=delay, **options)
 
     async def consume(self, queue: QueueSpec, receiver: Receiver, *, timeout: float) -> Subscription:
         if queue.name is not None and queue.durable:
@@ -128,6 +136,8 @@ class AmqpBackend:
             channel = await connection.channel()
             for queue in self._made:
                 await channel.queue_delete(queue)
+                if queue.startswith(self.topology.delayed(0)[:-1]):
+                    await channel.exchange_delete(queue)
             for exchange in self.topology.exchanges:
                 await channel.exchange_delete(exchange.name)
 

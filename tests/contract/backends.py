@@ -181,7 +181,7 @@ class EmbeddedBackend(MemoryBackend):
 
     async def publish_foreign(self, exchange: str, key: str, body: bytes, *, headers: Mapping[str, Any]) -> None:
         async with RawClient(self.server.path) as client:
-            client.say(Word.PUBLISH, 1, exchange, key, body, Priority.NORMAL, "text/plain", dict(headers), None, None)
+            client.say(Word.PUBLISH, 1, exchange, key, body, Priority.NORMAL, "text/plain", dict(headers), None, None, None)
             assert await client.hear() == [Word.CONFIRM, 1, Outcome.TAKEN]
 
     def _made(self, max_body: int) -> MemoryTransport | EmbeddedTransport:

@@ -92,6 +92,7 @@ class HandTransport:
         expires: float | None = None,
         mandatory: bool = False,
         persistent: bool = False,
+        delay: float | None = None,
     ) -> None:
         end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.sendings.append(Sending(exchange, key, body, timeout, priority, content_type, expires, mandatory, end))

@@ -100,7 +100,7 @@ async def test_serve(socket_path: Path) -> None:
 
 
 HELLO = (Word.HELLO, VERSION, "raw", "raw")
-PUBLISH = (Word.PUBLISH, 1, "", "q", b"x", 1, "text/plain", None, None, None)
+PUBLISH = (Word.PUBLISH, 1, "", "q", b"x", 1, "text/plain", None, None, None, None)
 
 
 @pytest.mark.parametrize(
