@@ -114,6 +114,24 @@ class Coordinator(Service):
 
     async def _take(self, history: History) -> None:
         """Go on where the last leader was."""
+        term = await self._open_term(history)
+        stays_down = term.ended_by_request
+        if term.deserted:
+            # Whoever brings that fleet up anew has nothing to take over, and would take its end for the end of the new run.
+            await term.aclose()
+            term = await self._open_term(History(claim=history.claim, entries=()))
+        self._term = term
+        self._stopping = term.stopping
+        self._profile = None
+        self._health_changed()
+        if term.engine.plan is not None:
+            ended = term.engine.outcome is not Outcome.RUNNING
+            self._tasks.start(self._run(term, term.engine.run, UpOptions(), keep=not ended), f"run {term.engine.run}")
+            self._tell_everybody()
+        elif self._autostart is not None and not stays_down:
+            self._tasks.start(self._begin(term, self._autostart), "autostart")
+
+    async def _open_term(self, history: History) -> Term:
         assert self._leadership is not None
         assert self._journal is not None
         term = Term(
@@ -129,16 +147,7 @@ class Coordinator(Service):
         except BaseException:
             await term.aclose()
             raise
-        self._term = term
-        self._stopping = term.stopping
-        self._profile = None
-        self._health_changed()
-        if term.engine.plan is not None:
-            ended = term.engine.outcome is not Outcome.RUNNING
-            self._tasks.start(self._run(term, term.engine.run, UpOptions(), keep=not ended), f"run {term.engine.run}")
-            self._tell_everybody()
-        elif self._autostart is not None:
-            self._tasks.start(self._begin(term, self._autostart), "autostart")
+        return term
 
     async def _leave(self, reason: str) -> None:
         term, self._term = self._term, None

@@ -11,7 +11,7 @@ from fabric.coordination.journal_writer import JournalWriter
 from fabric.coordination.participants import BusParticipants
 from fabric.hub import Hub
 from fabric.startup.engine import Engine
-from fabric.startup.events import InstanceLost, Progress, RunRequested, ShutdownRequested
+from fabric.startup.events import CancelRequested, InstanceLost, Outcome, Progress, RunRequested, ShutdownRequested
 from fabric.startup.orchestrator import StartupOrchestrator
 from fabric.startup.record import Phase
 
@@ -31,6 +31,7 @@ class Term:
     Attributes:
         epoch: of all commands.
         stopping: whether the history ends in a shutdown.
+        ended_by_request: whether it ends in a shutdown or a cancellation.
     """
 
     def __init__(
@@ -45,7 +46,8 @@ class Term:
     ) -> None:
         self._hub, self._watch, self._doubt = hub, watch, doubt
         self.epoch = 0
-        self.stopping = False
+        self.stopping = self.ended_by_request = False
+        self._last = 0.0
         self.participants = BusParticipants(hub)
         self.orchestrator = StartupOrchestrator(
             fleet.graph,
@@ -67,8 +69,10 @@ class Term:
             FabricError: the broker is not reached.
         """
         self.epoch = history.claim.epoch
-        asked = [event for event, _ in history.entries if isinstance(event, (RunRequested, ShutdownRequested))]
+        self._last = history.entries[-1][1] if history.entries else 0.0
+        asked = [event for event, _ in history.entries if isinstance(event, (RunRequested, CancelRequested, ShutdownRequested))]
         self.stopping = bool(asked) and isinstance(asked[-1], ShutdownRequested)
+        self.ended_by_request = bool(asked) and not isinstance(asked[-1], RunRequested)
         await self.participants.open()
         self.orchestrator.take_over(history.entries, epoch=self.epoch)
         await self._call_the_roll()
@@ -83,10 +87,24 @@ class Term:
                     heard.clear()
                     await heard.wait()
         except TimeoutError:
+            if self.deserted:
+                return
             for event in self._missing():
                 self.participants.tell(event)
         finally:
             unwatch()
+
+    @property
+    def deserted(self) -> bool:
+        """Whether the history tells of a fleet of which nobody is left, such as one that ended with its supervisor."""
+        engine = self.engine
+        if engine.plan is None:
+            return False
+        known = [place for record in engine.services.values() for place in record.instances.values() if place.incarnation >= 0]
+        over = engine.outcome is not Outcome.RUNNING
+        # An incarnation is a time: who came after the last entry is of another start.
+        there = (instance for name in engine.services for instance in self._hub.registry.instances(name))
+        return (over or bool(known)) and not any(instance.incarnation <= self._last * 1e6 for instance in there)
 
     def _missing(self) -> list[InstanceLost]:
         return [

@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import aiormq
+import psutil
 import pytest
 
 from fabric import Hub
@@ -104,10 +106,14 @@ class Shop:
         path = self.root / name
         return Counter(line.split()[0] for line in path.read_text().splitlines()) if path.exists() else Counter()
 
-    async def until(self, fits: Callable[[], bool], what: str) -> None:
+    def started(self, service: str, times: int) -> bool:
+        return self.lines("starts")[service] == times
+
+    async def until(self, fits: Callable[[], bool], what: str, *, alive: bool = True) -> None:
+        """``alive``: whether all that was begun last must go on meanwhile."""
         deadline = time.monotonic() + 40
         while not fits():
-            if time.monotonic() > deadline or self._running[0].poll() is not None:
+            if time.monotonic() > deadline or (alive and self._running[-1].poll() is not None):
                 output = "\n".join(path.read_text() for path in self.root.glob("output-*"))
                 logs = "\n".join(path.read_text() for path in self.root.glob(".fabric/shop/logs/coordinator*.log"))
                 pytest.fail(f"{what}:\n{output}\n{logs}")
@@ -212,6 +218,42 @@ async def test_a_standby_takes_over_on_rabbitmq(tmp_path: Path, broker: BrokerNo
         shop.run("coordinator", "fleet.yaml", FABRIC_INSTANCE="coordinator-2")
         await shop.until(lambda: any(i.id == "coordinator-2" for i in hub.registry.instances("coordinator")), "no standby")
         await kill_and_finish(shop, hub, before)
+    await forget(shop, broker)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+async def test_the_next_start_on_rabbitmq_is_a_run_of_its_own(tmp_path: Path, broker: BrokerNode, number: signal.Signals) -> None:
+    """The journal outlives the fleet there; whether that was stopped in order or died with its supervisor, the next
+    `fabric up` starts every service once, and concludes with its own run."""
+    shop = Shop(tmp_path, broker.url)
+    (tmp_path / "hold-mail").unlink()
+    ids = set()
+    try:
+        for count in (1, 2):
+            up = shop.run("up", "fleet.yaml")
+            await shop.until(partial(shop.started, "web", count), f"start {count} did not come")
+            assert shop.record is not None
+            async with Hub.connect("test", url=broker.url, settings=Settings(namespace=shop.namespace, broker_url=None)) as hub:
+                status = await shop.status(hub, lambda status: status.state.is_settled, f"run {count} did not end")
+            assert status.state is RunState.UP
+            ids.add(status.run)
+            assert up.poll() is None
+            processes = tuple(shop.record.processes.values())
+            up.send_signal(number)
+            up.wait(60)
+            await shop.until(partial(all_ended, processes), "something was left", alive=False)
+        assert len(ids) == 2
+        assert shop.lines("starts") == {"store": 2, "mail": 2, "web": 2}
+    finally:
+        shop.end()
+        await forget(shop, broker)
+
+
+def all_ended(processes: Iterable[int]) -> bool:
+    return not any(psutil.pid_exists(pid) for pid in processes)
+
+
+async def forget(shop: Shop, broker: BrokerNode) -> None:
     connection = await aiormq.connect(broker.url)
     channel = await connection.channel()
     await channel.queue_delete(f"{shop.namespace}.journal")
