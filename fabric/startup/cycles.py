@@ -16,6 +16,10 @@ from fabric.startup.paths import topological_order
 _SEARCH_STEPS = 1_000_000
 """Edges that the exact search may walk along in each knot before the heuristic takes over: under a second."""
 
+_LARGE = 300
+"""Services in one knot from which on all cycles are too many to look at, and the fewest edges too hard to find: in a second or
+two the answer is a short cycle through each of some services, and edges that break them all."""
+
 Node = TypeVar("Node", int, str)
 
 
@@ -38,7 +42,8 @@ class Cycles:
 
     Attributes:
         found: shortest first, then by name.
-        complete: False when there are more than were asked for; the ones found are the shortest then.
+        complete: False when there are more than were asked for; the ones found are the shortest then, or in a knot of more
+            than 300 services a shortest one through each of as many services as there is time for.
     """
 
     found: tuple[Cycle, ...]
@@ -52,7 +57,7 @@ class Relaxation:
     Attributes:
         edges: the edges, by name.
         exact: True: no smaller set does it. False: the search was too large, and a heuristic found these (no edge of them
-            is superfluous, but there may be a smaller set).
+            is superfluous, but there may be a smaller set; in a knot of more than 300 services some may be superfluous too).
     """
 
     edges: tuple[Edge, ...]
@@ -73,6 +78,10 @@ def find_cycles(edges: Iterable[Edge], *, limit: int = 1000) -> Cycles:
     complete = True
     for knot in _knots(whole):
         room = limit - len(paths)
+        if len(knot) > _LARGE:
+            complete = False
+            paths.extend(_short(whole, knot)[:room])
+            continue
         some = list(itertools.islice(nx.simple_cycles(whole.subgraph(knot)), room + 1))
         if len(some) > room:
             complete = False
@@ -100,10 +109,10 @@ def edges_to_relax(edges: Iterable[Edge], *, prefer: Callable[[Edge], bool] = la
     exact = True
     for knot in _knots(whole):
         inside = {node: sorted(other for other in whole[node] if other in knot) for node in sorted(knot)}
-        found = _fewest(inside, lambda pair: (not prefer(by_pair[pair]), pair))
+        found = None if len(knot) > _LARGE else _fewest(inside, lambda pair: (not prefer(by_pair[pair]), pair))
         if found is None:
             exact = False
-            found = _few(inside)
+            found = _some(inside) if len(knot) > _LARGE else _few(inside)
         chosen.extend(found)
     return Relaxation(edges=tuple(by_pair[pair] for pair in sorted(chosen)), exact=exact)
 
@@ -126,6 +135,33 @@ def _shortest(graph: nx.DiGraph[int], limit: int) -> list[list[int]]:
             break
         found = sorted(itertools.islice(nx.simple_cycles(graph, length_bound=length), 50 * limit), key=lambda c: (len(c), c))
     return found[:limit]
+
+
+def _short(graph: nx.DiGraph[int], knot: set[int]) -> list[list[int]]:
+    """A shortest cycle through each of some nodes of a large knot, the first by name, until the time for it is used up."""
+    after = {node: sorted(other for other in graph[node] if other in knot) for node in knot}
+    found: dict[frozenset[int], list[int]] = {}
+    steps = _SEARCH_STEPS
+    for root in sorted(knot):
+        if steps <= 0:
+            break
+        parent = {root: root}
+        queue = deque([root])
+        while queue:
+            node = queue.popleft()
+            steps -= len(after[node])
+            if root in after[node]:
+                path = [node]
+                while path[-1] != root:
+                    path.append(parent[path[-1]])
+                path.reverse()
+                found.setdefault(frozenset(path), path)
+                break
+            for other in after[node]:
+                if other not in parent:
+                    parent[other] = node
+                    queue.append(other)
+    return sorted(found.values(), key=lambda path: (len(path), path))
 
 
 _Pair = tuple[str, str]
@@ -187,6 +223,31 @@ def _a_shortest_cycle(knot: Mapping[str, Sequence[str]], removed: set[_Pair]) ->
         # No cycle through this node is shorter than the best, so the search goes on without it.
         left = {node: [other for other in others if other != root] for node, others in left.items() if node != root}
     return best, walked
+
+
+def _some(knot: Mapping[str, Sequence[str]]) -> list[_Pair]:
+    """Edges that break every cycle, found in one walk: those that lead back to where a depth-first search has come from."""
+    chosen: list[_Pair] = []
+    done: set[str] = set()
+    for root in sorted(knot):
+        if root in done:
+            continue
+        way = {root}
+        stack = [(root, iter(knot[root]))]
+        while stack:
+            node, others = stack[-1]
+            for other in others:
+                if other in way:
+                    chosen.append((node, other))
+                elif other not in done:
+                    way.add(other)
+                    stack.append((other, iter(knot[other])))
+                    break
+            else:
+                stack.pop()
+                way.discard(node)
+                done.add(node)
+    return chosen
 
 
 def _few(knot: Mapping[str, Sequence[str]]) -> list[_Pair]:
