@@ -130,4 +130,7 @@ class Proxy:
             await sink.drain()
         await pair.open.wait()
         with contextlib.suppress(OSError):
-            sink.write_eof()
+            if sink.can_write_eof():
+                sink.write_eof()
+            else:  # TLS has no half-closed links
+                sink.close()
