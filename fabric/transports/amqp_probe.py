@@ -90,7 +90,7 @@ class _Bench:
             if self._channel is not None:
                 await self._link.close_channel(self._channel)
             self._channel = None
-            return Trial(doing=doing, needs=needs, outcome=_outcome(error), said=str(error).removeprefix(f"{doing}: "))
+            return Trial(doing=doing, needs=needs, outcome=_outcome(error), said=error.text.removeprefix(f"{doing}: "))
         return Trial(doing=doing, needs=needs, outcome=Outcome.DONE)
 
 
@@ -311,7 +311,7 @@ class Probe:
             async with asyncio.timeout(_SIZE_SECONDS):
                 await channel.basic_publish(bytes(size), exchange=exchange, routing_key=self._mark)
         except FabricError as error:
-            return Trial(doing=doing, needs="", outcome=Outcome.FAILED, said=str(error))
+            return Trial(doing=doing, needs="", outcome=Outcome.FAILED, said=error.text)
         except aiormq.ChannelPreconditionFailed as error:
             return Trial(doing=doing, needs="", outcome=Outcome.CONFLICT, said=str(error))
         except Exception as error:

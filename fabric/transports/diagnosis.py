@@ -54,8 +54,8 @@ def worst(findings: Iterable[Finding]) -> Level:
 def not_connected(error: FabricError) -> Finding:
     """``error`` is what connecting raised. The check is ``reach`` when nobody answered, ``connect`` when we were refused."""
     if isinstance(error, ConnectionLost):
-        return fail("reach", str(error), "is the broker running, are host and port right, does no firewall drop the link?")
-    return fail("connect", str(error), error.advice or _advice(str(error)))
+        return fail("reach", error.text, "is the broker running, are host and port right, does no firewall drop the link?")
+    return fail("connect", error.text, error.advice or _advice(error.text))
 
 
 def _advice(said: str) -> str:
