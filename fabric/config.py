@@ -37,6 +37,7 @@ class Settings(BaseSettings):
         max_message_bytes: of one encoded message. RabbitMQ 4 refuses more than 16 MiB.
         max_batch_bytes: of messages that travel together. More amortises better and delays what comes behind.
         policies: how calls to each service are treated, as JSON in the environment; see ``Policies.from_plain``.
+        policies_from: the service that hands out policies, which then go over these; empty: none does.
 
     Raises:
         ConfigurationError: a value is wrong; it is named as in the environment, and not repeated.
@@ -59,6 +60,7 @@ class Settings(BaseSettings):
     max_message_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
     max_batch_bytes: int = Field(default=128 * 1024, ge=1024)
     policies: dict[str, Any] | None = None
+    policies_from: str = ""
 
     @field_validator("broker_url_file", mode="before")
     @classmethod

@@ -88,17 +88,23 @@ class Policies:
         Raises:
             ConfigurationError: anything in it is unknown or can't work. Nothing of it is taken then.
         """
+        return cls().overlaid(data)
+
+    def overlaid(self, data: Any) -> Policies:
+        """These, with what ``data`` says in their place; see ``from_plain``.
+
+        Raises:
+            ConfigurationError: as there.
+        """
         if not isinstance(data, Mapping) or not set(data) <= {"default", "services", "revision"}:
             raise ConfigurationError("policies are a map with default, services and revision, and nothing else")
-        services, revision = data.get("services", {}), data.get("revision", 0)
+        services, revision = data.get("services", {}), data.get("revision", self.revision)
         if not isinstance(services, Mapping) or not isinstance(revision, int):
             raise ConfigurationError("services is a map of policies by name, and revision a number")
-        default = _over(asdict(RoutePolicy()), data.get("default", {}), "default")
-        return cls(
-            default=_policy(default, "default"),
-            services={str(name): _policy(_over(default, given, name), str(name)) for name, given in services.items()},
-            revision=revision,
-        )
+        default = _over(asdict(self.default), data.get("default", {}), "default")
+        bases = {name: asdict(policy) for name, policy in self.services.items()}
+        made = {str(name): _policy(_over(bases.get(name, default), given, name), str(name)) for name, given in services.items()}
+        return Policies(default=_policy(default, "default"), services={**self.services, **made}, revision=revision)
 
 
 def _over(base: Mapping[str, Any], given: Any, where: object) -> dict[str, Any]:
