@@ -57,6 +57,7 @@ def read_command(message: ServiceMessage) -> Command:
             instance=None if data["instance"] is None else str(data["instance"]),
             attempt=int(data["attempt"]),
             timeout=float(data["timeout"]),
+            version=str(data.get("version", "")),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidMessage(f"not a command: {error!r}") from error

@@ -30,7 +30,7 @@ def journal_for(settings: Settings, topology: Topology) -> Journal:
         from fabric.coordination.journal_sqlite import SqliteJournal
 
         return SqliteJournal(Path(path))
-    url = settings.broker_url.get_secret_value() if settings.broker_url is not None else ""
+    url = settings.broker() or ""
     parts = urlsplit(url)
     if parts.scheme == "unix":
         from fabric.coordination.journal_sqlite import SqliteJournal

@@ -14,6 +14,7 @@ from typing import Any
 
 from fabric.contract import ServiceContract
 from fabric.coordination.contracts import event_queues
+from fabric.coordination.journals import STREAM_KEY, stream_name
 from fabric.transports import topology as keys
 from fabric.transports.topology import Topology
 
@@ -126,6 +127,10 @@ def grant(role: Role, topology: Topology) -> Grant:
         read.append(_literal(f"{topology.events}.") + _ANY + _literal(".dead"))
     if role.leads:
         configure += _each("", (spec.name for spec in topology.exchanges))
+        journal = _literal(stream_name(topology))
+        configure.append(journal)
+        write.append(journal)
+        read.append(journal)
     return Grant(
         user=role.user,
         configure=_pattern(configure),
@@ -145,8 +150,8 @@ def _control(role: Role, topology: Topology) -> TopicGrant:
     write = [_literal(keys.vote(role.user))] if role.serves else []
     read = [_literal(keys.command(role.user))] if role.serves else []
     if role.leads:
-        write.append(_literal(keys.command("")) + _ANY)
-        read.append(_literal(keys.EVERY_VOTE))
+        write += [_literal(keys.command("")) + _ANY, STREAM_KEY]
+        read += [_literal(keys.EVERY_VOTE), STREAM_KEY]
     return TopicGrant(exchange=topology.control, write=_pattern(write), read=_pattern(read))
 
 
