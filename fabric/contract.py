@@ -58,6 +58,10 @@ class RpcOptions:
             raise ConfigurationError(f"queue must not be negative, not {self.queue}")
 
 
+ORDERED_DELIVERIES = 20
+ORDERED_LOOKAHEAD = 4
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventOptions:
     """How events are taken.
@@ -70,6 +74,9 @@ class EventOptions:
         retry_delays: seconds before each further delivery; the last one repeats.
         timeout: seconds that the handlers of one event may take; longer counts as a failure. Below RabbitMQ's 30 minutes.
         unique_for: seconds in which this instance does not handle an event of the same id again. 0 handles what comes.
+        ordered: events published with the same ``key`` are handled one after the other, in the order of the queue, in one
+            instance of the whole fleet; different keys at the same time, up to ``concurrency``. A failing event is tried again
+            in its place, and only its key waits. Its attempts are counted by the instance that has it.
 
     Handlers of one group have one queue, so all but ``patterns`` and ``concurrency`` must be the same for them.
     """
@@ -81,6 +88,7 @@ class EventOptions:
     retry_delays: tuple[float, ...] = (0.2, 1.0, 5.0, 30.0)
     timeout: float = 300.0
     unique_for: float = 0.0
+    ordered: bool = False
 
     def __post_init__(self) -> None:
         _check_topics("on_event", self.patterns)
@@ -96,6 +104,28 @@ class EventOptions:
             raise ConfigurationError(f"timeout must be above 0 and below 1800 seconds, not {self.timeout}")
         if not 0 <= self.unique_for < 86_400:
             raise ConfigurationError(f"unique_for must be seconds below a day, not {self.unique_for}")
+        if self.ordered and self.longest >= 1800:
+            raise ConfigurationError(
+                f"an ordered event may take {self.longest:g} s with all its attempts and pauses, and RabbitMQ waits less than"
+                " 1800 s for an acknowledgement: lower max_attempts, timeout or retry_delays"
+            )
+
+    @property
+    def deliveries(self) -> int:
+        """Of one event by the broker before it is dead-lettered. In an ordered group they don't count attempts: what only
+        waited behind its key when an instance was lost is delivered again too."""
+        return ORDERED_DELIVERIES if self.ordered else self.max_attempts
+
+    def prefetch(self, concurrency: int) -> int:
+        """Deliveries held at once for so many handlers: in an ordered group more, so that one busy key leaves others work."""
+        return min(65_535, concurrency * ORDERED_LOOKAHEAD) if self.ordered else concurrency
+
+    @property
+    def longest(self) -> float:
+        """Seconds that all attempts at one event take at most, with the pauses between them."""
+        delays = self.retry_delays
+        pauses = (delays[min(number, len(delays) - 1)] for number in range(self.max_attempts - 1))
+        return self.max_attempts * self.timeout + sum(pauses)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,6 +185,7 @@ def on_event(
     retry_delays: Iterable[float] = (0.2, 1.0, 5.0, 30.0),
     timeout: float = 300.0,
     unique_for: float = 0.0,
+    ordered: bool = False,
 ) -> Callable[[F], F]:
     """Take events, at least once, in one instance of the service; see :class:`EventOptions`."""
     return _marker(
@@ -166,6 +197,7 @@ def on_event(
             retry_delays=tuple(retry_delays),
             timeout=timeout,
             unique_for=unique_for,
+            ordered=ordered,
         )
     )
 
@@ -287,13 +319,13 @@ def _read(service: type[Any]) -> ServiceContract:
 
 def _check_group(service: type[Any], options: EventOptions, others: Iterable[HandlerContract]) -> None:
     def shared(of: EventOptions) -> tuple[Any, ...]:
-        return of.max_attempts, of.retry_delays, of.timeout, of.unique_for
+        return of.max_attempts, of.retry_delays, of.timeout, of.unique_for, of.ordered
 
     for other in others:
         if other.options is not None and other.options.group == options.group and shared(other.options) != shared(options):
             raise ConfigurationError(
                 f"{service.__qualname__}: the event handlers of group {options.group!r} share one queue and must agree on"
-                " max_attempts, retry_delays, timeout and unique_for; give one of them another group"
+                " max_attempts, retry_delays, timeout, unique_for and ordered; give one of them another group"
             )
 
 

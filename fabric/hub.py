@@ -313,12 +313,17 @@ class Hub:
         timeout: float = 10.0,
         headers: dict[str, Any] | None = None,
         id: str | None = None,
+        key: str | None = None,
+        delay: float | None = None,
     ) -> str:
         """Publish an event. When this returns the broker has stored it for every service that subscribes to it.
 
         Args:
             topic: words joined by dots.
             id: of the event, for subscribers that suppress duplicates; made when None.
+            key: of what it is about; groups that ask for that handle events of one key in order. Give them one priority.
+            delay: seconds for which the broker keeps it before anybody gets it, at most seven days. RabbitMQ rounds them up to
+                two significant digits.
 
         Returns:
             The event's id.
@@ -328,7 +333,9 @@ class Hub:
             ConnectionLost: it may have been stored; publish again with the same ``id``.
             PayloadTooLarge, InvalidMessage: the payload can't be sent.
         """
-        return await self._publisher.publish(topic, payload, priority=priority, timeout=timeout, headers=headers, id=id)
+        return await self._publisher.publish(
+            topic, payload, priority=priority, timeout=timeout, headers=headers, id=id, key=key, delay=delay
+        )
 
     def broadcast(
         self,
@@ -342,7 +349,7 @@ class Hub:
         return self._publisher.broadcast(topic, payload, priority=priority, headers=headers)
 
     def dead_letters(self, service: str, group: str = "default") -> DeadLetters:
-        """What a service's subscription gave up."""
+        """What a service's subscription gave up. That of an ordered group is called ``GROUP.ordered`` here."""
         queue = self.topology.event_group(service, (), group=group, prefetch=1, max_attempts=1, retry_delays=(1.0,))
         assert queue.name is not None
         return DeadLetters(self.transport, queue.name)

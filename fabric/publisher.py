@@ -7,12 +7,15 @@ from typing import Any
 from fabric.config import Settings
 from fabric.errors import ConfigurationError, TransportClosed
 from fabric.identity import Identity
+from fabric.ordered import ORDER_KEY
 from fabric.transports.base import Transport
 from fabric.transports.delays import check_delay
 from fabric.transports.topology import Topology
 from fabric.values import plain
 from fabric.wire import codec
 from fabric.wire.message import MessageType, Priority, ServiceMessage
+
+_LONGEST_KEY = 255
 
 
 class Publisher:
@@ -38,12 +41,17 @@ class Publisher:
         headers: dict[str, Any] | None,
         id: str | None,
         delay: float | None = None,
+        key: str | None = None,
     ) -> str:
         """See ``Hub.publish``."""
         try:
             check_delay(delay, expires=None, mandatory=False)
         except ValueError as error:
             raise ConfigurationError(str(error)) from None
+        if key is not None:
+            if not isinstance(key, str) or not 0 < len(key) <= _LONGEST_KEY:
+                raise ConfigurationError(f"a key is a text of 1 to {_LONGEST_KEY} characters, not {key!r:.40}")
+            headers = {**(headers or {}), ORDER_KEY: key}
         id = id or self._me.ids.next()
         body = self._encoded(MessageType.EVENT, topic, payload, priority, headers, id)
         await self._transport.send(

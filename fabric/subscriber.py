@@ -16,8 +16,9 @@ from fabric.config import Settings
 from fabric.context import CallContext, enter
 from fabric.contract import HandlerContract, ServiceContract
 from fabric.errors import InvalidMessage
+from fabric.ordered import ORDER_KEY, KeyLanes, Turn
 from fabric.tasks import Tasks
-from fabric.transports.base import Consumer, Delivery, Transport
+from fabric.transports.base import Consumer, Delivery, LinkEvent, LinkState, Transport
 from fabric.transports.topology import Topology
 from fabric.values import problems
 from fabric.wire import batch, codec
@@ -56,6 +57,7 @@ class _Group:
         options = handlers[0].options
         assert options is not None
         self.name, self.handlers, self.options, self._clock = name, handlers, options, clock
+        self.concurrency = max(handler.options.concurrency for handler in handlers if handler.options is not None)
         self.running: dict[str, Delivery] = {}
         self._done: OrderedDict[str, float] = OrderedDict()
 
@@ -99,6 +101,9 @@ class Subscriber:
         self._transport, self._topology, self._contract, self._service = transport, topology, contract, service
         self._limits, self._clock = codec.Limits(message_bytes=settings.max_message_bytes), clock
         self._consumers: list[Consumer] = []
+        self._ordered: list[Consumer] = []
+        self._lanes: list[KeyLanes] = []
+        self._unwatch: Callable[[], None] = lambda: None
         self._events = Tasks(f"{contract.name} events")
         self._broadcasts = Tasks(f"{contract.name} broadcasts")
         self._closing = False
@@ -112,11 +117,15 @@ class Subscriber:
                 self._contract.name,
                 tuple(dict.fromkeys(pattern for handler in handlers for pattern in handler.patterns)),
                 group=name,
-                prefetch=max(handler.options.concurrency for handler in handlers if handler.options is not None),
-                max_attempts=group.options.max_attempts,
+                prefetch=group.options.prefetch(group.concurrency),
+                max_attempts=group.options.deliveries,
                 retry_delays=group.options.retry_delays,
+                ordered=group.options.ordered,
             )
-            self._consumers.append(await self._transport.consume(queue, self._receiver(group), timeout=timeout))
+            if group.options.ordered:
+                self._ordered.append(await self._transport.consume(queue, self._in_order(group), timeout=timeout))
+            else:
+                self._consumers.append(await self._transport.consume(queue, self._receiver(group), timeout=timeout))
         if self._contract.broadcasts:
             self._consumers.append(
                 await self._transport.consume(self._topology.broadcasts(), self._receive_broadcast, timeout=timeout)
@@ -130,6 +139,48 @@ class Subscriber:
                 self._events.start(self._take(delivery, group), f"event {delivery.key}")
 
         return receive
+
+    def _in_order(self, group: _Group) -> Callable[[Delivery], None]:
+        if not self._lanes:
+            self._unwatch = self._transport.watch(self._on_link)
+        lanes = KeyLanes(
+            lambda turn: self._take_turn(turn, group),
+            self._events,
+            self._clock,
+            concurrency=group.concurrency,
+            max_attempts=group.options.max_attempts,
+            retry_delays=group.options.retry_delays,
+        )
+        self._lanes.append(lanes)
+
+        def receive(delivery: Delivery) -> None:
+            if self._closing:
+                return
+            try:
+                headers = codec.decode(delivery.body, delivery.content_type, self._limits).headers or {}
+            except InvalidMessage:
+                headers = {}  # its turn says what is wrong with it
+            key = headers.get(ORDER_KEY)
+            lanes.add(delivery, key if isinstance(key, str) else None)
+
+        return receive
+
+    def _on_link(self, event: LinkEvent) -> None:
+        if event.state not in (LinkState.READY, LinkState.BLOCKED):
+            for lanes in self._lanes:
+                lanes.lose()
+
+    async def _take_turn(self, turn: Turn, group: _Group) -> None:
+        try:
+            message = codec.decode(turn.body, turn.content_type, self._limits)
+        except InvalidMessage as error:
+            await self._give_up(turn, str(error))
+            return
+        if group.is_repeat(message.id):
+            self.repeated += 1
+            turn.ack()
+        else:
+            await self._handle(message, turn, group)
 
     async def _take(self, delivery: Delivery, group: _Group) -> None:
         try:
@@ -230,11 +281,17 @@ class Subscriber:
         """Take no more and let what runs end within ``timeout`` seconds. What does not is cancelled, and its events are
         delivered again, elsewhere."""
         self._closing = True
+        self._unwatch()
+        for lanes in self._lanes:
+            lanes.stop()
         for consumer in self._consumers:
             await consumer.aclose()
         events, broadcasts = await asyncio.gather(self._events.wait(timeout), self._broadcasts.wait(timeout))
         await self._events.aclose()
         await self._broadcasts.aclose()
+        for consumer in self._ordered:
+            # Not earlier: a successor begins at once, with what was not settled here.
+            await consumer.aclose()
         return events and broadcasts
 
 

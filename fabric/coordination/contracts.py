@@ -58,9 +58,12 @@ def event_queues(contract: ServiceContract, topology: Topology) -> tuple[QueueSp
                 contract.name,
                 tuple(dict.fromkeys(pattern for handler in handlers for pattern in handler.patterns)),
                 group=group,
-                prefetch=max(handler.options.concurrency for handler in handlers if handler.options is not None),
-                max_attempts=options.max_attempts,
+                prefetch=options.prefetch(
+                    max(handler.options.concurrency for handler in handlers if handler.options is not None)
+                ),
+                max_attempts=options.deliveries,
                 retry_delays=options.retry_delays,
+                ordered=options.ordered,
             )
         )
     return tuple(queues)

@@ -55,7 +55,8 @@ def queue_arguments(spec: QueueSpec) -> dict[str, Any]:
     """The broker's limit is one above ours: the delivery after the last attempt goes to a consumer too, which gives the message
     up with its history. Only if that consumer is lost as well, the broker gives it up itself."""
     assert spec.name is not None
-    return _quorum(spec.max_attempts) | _dead_lettering(dead_letter_queue(spec.name))
+    single = {"x-single-active-consumer": True} if spec.single else {}
+    return _quorum(spec.max_attempts) | _dead_lettering(dead_letter_queue(spec.name)) | single
 
 
 def delay_arguments(queue: str, seconds: float) -> dict[str, Any]:

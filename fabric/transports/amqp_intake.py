@@ -138,6 +138,10 @@ class Intake:
         channel = self._channel
         if channel is None or not self.alive:
             return
+        if self._orders.spec.single:
+            # A cancelled consumer keeps what it has, and the next one would begin behind that.
+            await self._leave(channel)
+            return
         try:
             await self._link.ask(lambda: channel.basic_cancel(self._tag), doing="ending a consumer")
             if not self._orders.spec.durable:

@@ -77,6 +77,9 @@ class QueueSpec:
             queue: consuming with another one is a ``TopologyConflict``.
         retry_delays: seconds before each redelivery asked for by ``Delivery.retry``; the last one repeats. They belong to
             the consumer and may differ.
+        single: of all consumers of the queue one gets deliveries, until it is gone; then another one, first with what was not
+            settled, in its order. That helps to keep an order and is no lock: one that was cut off goes on for a moment with
+            what it has. Belongs to the queue, and only to a durable one.
     """
 
     name: str | None
@@ -87,10 +90,13 @@ class QueueSpec:
     prefetch: int = 100
     max_attempts: int = 5
     retry_delays: tuple[float, ...] = (0.2, 1.0, 5.0, 30.0)
+    single: bool = False
 
     def __post_init__(self) -> None:
         if self.durable and (self.name is None or not self.ack):
             raise ValueError("a durable queue needs a name and acknowledgements")
+        if self.single and not self.durable:
+            raise ValueError("only a durable queue is shared, so only that can have a single consumer at a time")
         if not 1 <= self.prefetch <= 65_535:
             raise ValueError(f"prefetch must be 1 to 65535, not {self.prefetch}")
         if self.max_attempts < 1:
@@ -174,7 +180,7 @@ class Consumer(Protocol):
 
     async def aclose(self) -> None:
         """Stop receiving; a queue that is not durable is deleted, with what it holds. Deliveries under way may still be
-        acknowledged. Idempotent."""
+        acknowledged, but not those of a ``single`` queue: they go to the next consumer before all others. Idempotent."""
         ...
 
 

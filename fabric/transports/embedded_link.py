@@ -122,6 +122,9 @@ class EmbeddedLink(asyncio.Protocol):
         if self.closed:
             answer.set_exception(ConnectionLost("the link is gone"))
         else:
+            if verb is Verb.CANCEL:
+                # What was acknowledged before must not be given back with the rest.
+                self._writer.flush()
             self._number += 1
             self._asked[self._number] = verb, answer
             self._writer.write(Word.ASK, self._number, verb, arguments)

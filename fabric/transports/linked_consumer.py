@@ -56,6 +56,7 @@ class LinkedConsumer:
             spec.prefetch,
             spec.max_attempts,
             list(spec.retry_delays),
+            spec.single,
         )
         self._address, self.link = address, link
 

@@ -72,7 +72,7 @@ class Broker:
     def queue(self, name: str) -> Queue | None:
         return self._queues.get(name)
 
-    def declare_queue(self, name: str | None, owner: object, *, durable: bool, max_attempts: int) -> Queue:
+    def declare_queue(self, name: str | None, owner: object, *, durable: bool, max_attempts: int, single: bool = False) -> Queue:
         """The queue of this name, made if there is none; with None it is named here, and unguessable.
 
         Raises:
@@ -85,6 +85,7 @@ class Broker:
                 name,
                 owner=None if durable else owner,
                 max_attempts=max_attempts if durable else None,
+                single=single,
                 most_bytes=None if durable else self._most_queue_bytes,
                 alarm=self.alarm,
                 now=self.clock.monotonic,
@@ -92,6 +93,8 @@ class Broker:
         elif durable and known.max_attempts != max_attempts:
             there = "exclusive" if known.owner else f"durable with max_attempts {known.max_attempts}"
             raise TopologyConflict(name, f"there it is {there}, here durable with max_attempts {max_attempts}")
+        elif known.single != single:
+            raise TopologyConflict(name, f"there it has {'a single consumer' if known.single else 'all its consumers'} at a time")
         elif not durable and known.owner is not owner:
             raise TopologyConflict(name, "another link holds it exclusively" if known.owner else "it is durable there")
         return known

@@ -35,6 +35,7 @@ class Queue:
         name: its key on the default exchange.
         owner: the session that it goes with; None for a durable queue.
         max_attempts: deliveries of one message; None without bound.
+        single: all goes to its first taker, as long as that is there.
         most_bytes: what it holds at most; then it refuses. None without bound.
         alarm: told of what is held.
         now: seconds on the broker's monotonic clock.
@@ -49,9 +50,10 @@ class Queue:
         most_bytes: int | None,
         alarm: Alarm,
         now: Callable[[], float],
+        single: bool = False,
     ) -> None:
         self.name, self.owner, self.max_attempts = name, owner, max_attempts
-        self.deleted = False
+        self.single, self.deleted = single, False
         self._most_bytes, self._alarm, self._now = most_bytes, alarm, now
         self._bytes = 0
         self._backlog = Backlog()
@@ -137,6 +139,8 @@ class Queue:
 
     def _next_taker(self) -> Taker | None:
         takers = self._takers
+        if self.single:
+            return takers[0] if takers and takers[0].ready else None
         for _ in range(len(takers)):
             taker = takers[0]
             takers.rotate(-1)

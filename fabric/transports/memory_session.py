@@ -201,13 +201,17 @@ class Session:
             self._broker.delete_queue(name)
         self._exclusive.clear()
         queues = {subscription.queue for subscription, _ in self._unacked.values()}
-        for tag in reversed(list(self._unacked)):
-            settled = self._settle(tag)
-            assert settled is not None
-            self._broker.give_back(settled[0].queue, settled[1], instance=self.instance)
+        self._give_back(list(self._unacked))
         for queue in queues:
             queue.pump()
         self._ended(self)
+
+    def _give_back(self, tags: Sequence[int]) -> None:
+        """To their places, the latest first so that they end up in order."""
+        for tag in reversed(tags):
+            settled = self._settle(tag)
+            assert settled is not None
+            self._broker.give_back(settled[0].queue, settled[1], instance=self.instance)
 
     def _settle(self, tag: int) -> tuple[Subscription, Held] | None:
         settled = self._unacked.pop(tag, None)
@@ -231,13 +235,14 @@ class Session:
         prefetch: int,
         max_attempts: int,
         retry_delays: Sequence[float],
+        single: bool = False,
     ) -> str:
         if id in self._subscriptions:
             raise InvalidMessage(f"consumer {id} exists")
         delays = tuple(map(float, retry_delays))
-        QueueSpec(name=name, durable=durable, ack=ack, prefetch=prefetch, max_attempts=max_attempts)
+        QueueSpec(name=name, durable=durable, ack=ack, prefetch=prefetch, max_attempts=max_attempts, single=single)
         bound_to = self._broker.exchange(exchange) if exchange else None
-        queue = self._broker.declare_queue(name, self, durable=durable, max_attempts=max_attempts)
+        queue = self._broker.declare_queue(name, self, durable=durable, max_attempts=max_attempts, single=single)
         if not durable:
             self._exclusive[queue.name] = queue
         if bound_to is not None:
@@ -255,6 +260,9 @@ class Session:
             return
         queue = subscription.queue
         queue.remove(subscription)
+        if queue.single:
+            self._give_back([tag for tag, (holder, _) in self._unacked.items() if holder is subscription])
+            queue.pump()
         if queue.owner is self and not queue.takers:
             self._exclusive.pop(queue.name, None)
             self._broker.delete_queue(queue.name)

@@ -21,6 +21,10 @@ _LONGEST_QUEUE = 230
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-]{0,99}")
 
 
+ORDERED = ".ordered"
+"""Ends the name of a group's queue when it keeps the order; no name of a group has a dot."""
+
+
 def check_name(kind: str, name: str) -> str:
     """Names become parts of routing keys, where ``.``, ``*`` and ``#`` have a meaning.
 
@@ -104,13 +108,15 @@ class Topology:
         prefetch: int,
         max_attempts: int,
         retry_delays: tuple[float, ...],
+        ordered: bool = False,
     ) -> QueueSpec:
-        """The durable queue that all instances of a service share.
+        """The durable queue that all instances of a service share. An ``ordered`` one has a single consumer at a time, and
+        another name, as that can't be changed for a queue that exists.
 
         Raises:
             ConfigurationError: namespace, service and group are too long together.
         """
-        name = f"{self.namespace}.events.{service}.{group}"
+        name = f"{self.namespace}.events.{service}.{group}{ORDERED if ordered else ''}"
         if len(name) > _LONGEST_QUEUE:
             raise ConfigurationError(
                 f"{name!r} is too long for the name of a queue: at most {_LONGEST_QUEUE} characters; shorten the group"
@@ -124,6 +130,7 @@ class Topology:
             prefetch=prefetch,
             max_attempts=max_attempts,
             retry_delays=retry_delays,
+            single=ordered,
         )
 
     def broadcasts(self) -> QueueSpec:

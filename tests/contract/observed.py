@@ -104,8 +104,15 @@ def events(
     prefetch: int = 10,
     max_attempts: int = 5,
     retry_delays: tuple[float, ...] = (0.05,),
+    ordered: bool = False,
 ) -> QueueSpec:
     """A durable queue of events."""
     return topology.event_group(
-        "suite", patterns, group=group, prefetch=prefetch, max_attempts=max_attempts, retry_delays=retry_delays
+        "suite",
+        patterns,
+        group=group,
+        prefetch=prefetch,
+        max_attempts=max_attempts,
+        retry_delays=retry_delays,
+        ordered=ordered,
     )

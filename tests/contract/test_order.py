@@ -136,3 +136,40 @@ async def test_shared_queue(backend: Backend) -> None:
                     bodies += await inbox.bodies(1)
             await asyncio.sleep(0)
     assert sorted(bodies) == sorted(b"%d" % number for number in range(100))
+
+
+async def test_single_consumer(backend: Backend) -> None:
+    """Of two consumers of a single queue one gets everything; when its link is gone the other gets what was not settled, in order
+    and before all else, and then the rest."""
+    topology, publisher = backend.topology, await backend.transport()
+    queue = events(topology, "todo.*", prefetch=3, ordered=True)
+    one, two = await backend.transport(), await backend.transport()
+    first, second = Inbox(), Inbox(ack=True)
+    await one.consume(queue, first, timeout=TIMEOUT)
+    await two.consume(queue, second, timeout=TIMEOUT)
+    for number in range(6):
+        await publisher.send(topology.events, "todo.created", b"%d" % number, timeout=TIMEOUT, persistent=True)
+    got = [await first.next() for _ in range(3)]
+    assert [delivery.body for delivery in got] == [b"0", b"1", b"2"]
+    got[0].ack()
+    fourth = await first.next()
+    assert (fourth.body, second.waiting) == (b"3", 0)
+    await one.aclose()
+    assert await second.bodies(5) == [b"1", b"2", b"3", b"4", b"5"]
+
+
+async def test_single_consumer_closes(backend: Backend) -> None:
+    """A consumer of a single queue that is closed while its link lives gives back what it has, in order and before all else."""
+    topology, publisher = backend.topology, await backend.transport()
+    queue = events(topology, "todo.*", prefetch=3, ordered=True)
+    one, two = await backend.transport(), await backend.transport()
+    first, second = Inbox(), Inbox(ack=True)
+    consumer = await one.consume(queue, first, timeout=TIMEOUT)
+    await two.consume(queue, second, timeout=TIMEOUT)
+    for number in range(6):
+        await publisher.send(topology.events, "todo.created", b"%d" % number, timeout=TIMEOUT, persistent=True)
+    got = [await first.next() for _ in range(3)]
+    got[0].ack()
+    await consumer.aclose()
+    got[1].ack()
+    assert await second.bodies(5) == [b"1", b"2", b"3", b"4", b"5"]
