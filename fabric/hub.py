@@ -17,10 +17,11 @@ from fabric.contract import ServiceContract, contract_of
 from fabric.dead_letters import DeadLetters
 from fabric.detector import Detector
 from fabric.errors import CallError, ConfigurationError
+from fabric.follower import PolicyFollower
 from fabric.identity import Identity
 from fabric.inflow import Stream
 from fabric.mailbox import Mailbox
-from fabric.options import CallOptions
+from fabric.options import CallOptions, StreamOptions
 from fabric.presence import Presence
 from fabric.proxy import Proxy
 from fabric.publisher import Publisher
@@ -76,6 +77,7 @@ class Hub:
         self.traffic = Traffic(self.registry, policies, place=(settings.host, settings.zone), chance=chance)
         self._caller = Caller(self._pending, self.registry, self._presence, self.traffic, settings, clock=clock, chance=chance)
         self._mailbox = Mailbox(transport, self.topology, settings, me, self._pending, self._detector, self._presence)
+        self._follower = PolicyFollower(settings, me, self._caller, self.traffic, self.registry, self._presence)
         self._publisher = Publisher(transport, self.topology, settings, me)
 
     @classmethod
@@ -135,6 +137,8 @@ class Hub:
         await self._mailbox.open(timeout=limit)
         await self._presence.open(timeout=limit)
         self._detector.start()
+        stack.push_async_callback(self._follower.aclose)
+        self._follower.start()
         stack.push_async_callback(self._leave)
 
     async def _leave(self) -> None:
@@ -165,7 +169,6 @@ class Hub:
         payload: Any = None,
         *,
         returns: type[T],
-        instance: str | None = None,
         fallback: T | Callable[[CallError], T | Awaitable[T]] = ...,
         **options: Unpack[CallOptions],
     ) -> T: ...
@@ -176,7 +179,6 @@ class Hub:
         method: str,
         payload: Any = None,
         *,
-        instance: str | None = None,
         fallback: Any = ...,
         **options: Unpack[CallOptions],
     ) -> Any: ...
@@ -188,7 +190,6 @@ class Hub:
         payload: Any = None,
         *,
         returns: Any = Any,
-        instance: str | None = None,
         fallback: Any = NO_FALLBACK,
         **options: Unpack[CallOptions],
     ) -> Any:
@@ -198,7 +199,6 @@ class Hub:
             service: its name; ``name@^1.2`` asks for a range of versions, ``capability:NAME`` for whoever offers that.
             payload: a model, dataclass or plain data.
             returns: what the answer must be; checked. Without it the answer is plain data.
-            instance: only this one.
             fallback: the answer when there is none for another reason than the handler's own word: a value, or a function of
                 the error, which may be async. It is returned as it is.
             options: see :class:`CallOptions`.
@@ -209,7 +209,7 @@ class Hub:
         """
         route = self.traffic.to(service)
         try:
-            answer = await self._caller.call(route, method, plain(payload), instance=instance, **options)
+            answer = await self._caller.call(route, method, plain(payload), **options)
         except CallError as error:
             return await instead(fallback, error)
         return typed(returns, answer, route.label, method)
@@ -246,52 +246,27 @@ class Hub:
 
     @overload
     def stream(
-        self,
-        service: str,
-        method: str,
-        payload: Any = None,
-        *,
-        returns: type[T],
-        instance: str | None = None,
-        window: int = 64,
-        **options: Unpack[CallOptions],
+        self, service: str, method: str, payload: Any = None, *, returns: type[T], **options: Unpack[StreamOptions]
     ) -> Stream[T]: ...
     @overload
-    def stream(
-        self,
-        service: str,
-        method: str,
-        payload: Any = None,
-        *,
-        instance: str | None = None,
-        window: int = 64,
-        **options: Unpack[CallOptions],
-    ) -> Stream[Any]: ...
+    def stream(self, service: str, method: str, payload: Any = None, **options: Unpack[StreamOptions]) -> Stream[Any]: ...
 
     def stream(
-        self,
-        service: str,
-        method: str,
-        payload: Any = None,
-        *,
-        returns: Any = Any,
-        instance: str | None = None,
-        window: int = 64,
-        **options: Unpack[CallOptions],
+        self, service: str, method: str, payload: Any = None, *, returns: Any = Any, **options: Unpack[StreamOptions]
     ) -> Stream[Any]:
         """Ask for an answer in parts: ``async for part in hub.stream(...)``. The method is an async generator there.
 
         Args:
             service: as of :meth:`call`.
             returns: what each part must be; checked.
-            window: parts that may be on the way or unread. More is faster over a long way; with large parts it costs memory.
-            options: see :class:`CallOptions`. The time limit is that of the whole stream.
+            options: see :class:`StreamOptions`. The time limit is that of the whole stream.
         """
+        window = options.setdefault("window", 64)
         if not 1 <= window <= 1_000_000:
             raise ConfigurationError(f"window must be 1 to 1000000 parts, not {window}")
         route, sent = self.traffic.to(service), plain(payload)
         return Stream(
-            lambda: self._caller.call(route, method, sent, instance=instance, window=window, **options),
+            lambda: self._caller.call(route, method, sent, **options),
             lambda part: typed(returns, part, route.label, method),
         )
 
