@@ -8,8 +8,10 @@ import importlib
 import os
 import shutil
 import subprocess
+import uuid
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from tests.brokers.node import IMAGES, QUIET_VM, BrokerUnavailable, free_port, wait_for_amqp
@@ -128,11 +130,41 @@ def _remove_orphans(client: Any) -> None:
                 container.remove(force=True, v=True)
 
 
-def start_container(version: str | None = None) -> ContainerNode:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seat:
+    """A node's place in a cluster: the network that its members share, its name there, and what they know each other by."""
+
+    network: str
+    name: str
+    cookie: str
+
+
+@contextlib.contextmanager
+def network() -> Iterator[str]:
+    """A network of our own for containers, gone at the end.
+
+    Raises:
+        BrokerUnavailable: no engine.
+    """
+    with _engine() as client:
+        for old in client.networks.list(filters={"label": _OWNER}):
+            pid = old.attrs["Labels"][_OWNER]
+            if pid.isdigit() and not os.path.exists(f"/proc/{pid}"):
+                with contextlib.suppress(Exception):
+                    old.remove()
+        made = client.networks.create(f"fabric-{uuid.uuid4().hex[:12]}", labels={_OWNER: str(os.getpid())})
+        try:
+            yield str(made.name)
+        finally:
+            made.remove()
+
+
+def start_container(version: str | None = None, *, seat: Seat | None = None) -> ContainerNode:
     """Start a node in a container of its own, on a free port of 127.0.0.1.
 
     Args:
         version: one of ``IMAGES``; None takes the newest that is here.
+        seat: where it sits in a cluster that it will be told to join.
 
     Raises:
         BrokerUnavailable: no engine, no image, or it did not start.
@@ -152,6 +184,9 @@ def start_container(version: str | None = None) -> ContainerNode:
         .with_kwargs(labels={_OWNER: str(os.getpid())})
     )
     container.ports.update(ports)
+    if seat is not None:
+        container.with_env("RABBITMQ_ERLANG_COOKIE", seat.cookie).with_env("RABBITMQ_NODENAME", f"rabbit@{seat.name}")
+        container.with_name(seat.name).with_kwargs(labels={_OWNER: str(os.getpid())}, hostname=seat.name, network=seat.network)
     container.start()
     node = ContainerNode(container, port, tls_port, "")
     try:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,19 +25,20 @@ class PrivateNode:
 
     ours = True
 
-    def __init__(self, scripts: Path) -> None:
+    def __init__(self, scripts: Path, *, beside: PrivateNode | None = None) -> None:
+        """``beside``: another one, whose cluster it may be told to join."""
         self._scripts = scripts
         self._folder = Path(tempfile.mkdtemp(prefix="fabric-rabbitmq-"))
         self._port, self.tls_port = free_port(), free_port()
         self.url = f"amqp://guest:guest@127.0.0.1:{self._port}/"
         self.version = ""
         self._process: subprocess.Popen[bytes] | None = None
-        self._mapper: subprocess.Popen[bytes] | None = None
-        self._environment = {
+        self._mapper: subprocess.Popen[bytes] | None = beside._mapper if beside is not None else None
+        self._environment: dict[str, str] = {
             "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
             "LANG": "C.UTF-8",
             "HOME": str(self._folder),
-            "ERL_EPMD_PORT": str(free_port()),
+            "ERL_EPMD_PORT": beside._environment["ERL_EPMD_PORT"] if beside is not None else str(free_port()),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODENAME": f"fabric{self._port}@localhost",
             "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
@@ -50,6 +52,14 @@ class PrivateNode:
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": QUIET_VM,
         }
         (self._folder / "enabled_plugins").write_text("[].\n")
+        cookie = self._folder / ".erlang.cookie"
+        cookie.write_text((beside._folder / ".erlang.cookie").read_text() if beside is not None else uuid.uuid4().hex)
+        cookie.chmod(0o400)
+
+    @property
+    def name(self) -> str:
+        """As the members of a cluster know it."""
+        return self._environment["RABBITMQ_NODENAME"]
 
     def ctl(self, *arguments: str, timeout: float = 60.0) -> str:
         command = [str(self._scripts / "rabbitmqctl"), "--quiet", *arguments]
@@ -168,8 +178,8 @@ def install_package() -> Path:
     return scripts
 
 
-def start_private(*, install: bool = False) -> PrivateNode:
-    """Start a private node, installing the distribution's package first if ``install``.
+def start_private(*, install: bool = False, beside: PrivateNode | None = None) -> PrivateNode:
+    """Start a private node, installing the distribution's package first if ``install``; see ``PrivateNode`` for ``beside``.
 
     Raises:
         BrokerUnavailable: not installed, or it did not start.
@@ -177,7 +187,7 @@ def start_private(*, install: bool = False) -> PrivateNode:
     scripts = find_scripts()
     if scripts is None and not install:
         raise BrokerUnavailable("rabbitmq-server is not installed")
-    node = PrivateNode(scripts or install_package())
+    node = PrivateNode(scripts or install_package(), beside=beside)
     try:
         node.start()
         node.version = node.ctl("version").strip()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import urlsplit, urlunsplit
@@ -100,9 +101,12 @@ class Proxy:
         self._tasks.discard(task)
         writer.transport.abort()
 
+    async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(*self._target)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            there, back = await asyncio.open_connection(*self._target)
+            there, back = await self._dial()
         except OSError:
             writer.transport.abort()
             return
@@ -134,3 +138,20 @@ class Proxy:
                 sink.write_eof()
             else:  # TLS has no half-closed links
                 sink.close()
+
+
+class Balancer(Proxy):
+    """Before several brokers of a cluster: each new link goes to the next one that takes it."""
+
+    def __init__(self, urls: Sequence[str]) -> None:
+        super().__init__(urls[0])
+        self._targets = [(parts.hostname or "", parts.port or 5672) for parts in map(urlsplit, urls)]
+        self._next = 0
+
+    async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        for _ in self._targets:
+            target = self._targets[self._next % len(self._targets)]
+            self._next += 1
+            with contextlib.suppress(OSError):
+                return await asyncio.open_connection(*target)
+        raise ConnectionRefusedError("no broker of the cluster takes links")
