@@ -12,7 +12,6 @@ async def calls(hub: Hub) -> None:
     await hub.call("email-service", "send_email", returns=EmailReceipt, timeout="2s")  # type: ignore[call-overload]
     await hub.call("email-service", "send_email", priority="high")  # type: ignore[call-overload]
     await hub.call("email-service", "send_email", retries=3)  # type: ignore[call-overload]
-    await hub.call_by_capability("text-analysis", "analyze", instance="a")  # type: ignore[call-overload]
     receipt = await hub.call("email-service", "send_email", returns=EmailReceipt)
     receipt.missing  # type: ignore[attr-defined]  # noqa: B018
     number: int = await hub.call("email-service", "send_email", returns=EmailReceipt)  # type: ignore[arg-type]
