@@ -12,7 +12,13 @@ if TYPE_CHECKING:  # what type checkers see; at run time each name is imported w
     from fabric.errors import CallError, ConfigurationError, FabricError, ServiceError
     from fabric.health import Health
     from fabric.hub import Hub
+    from fabric.inflow import Stream
+    from fabric.options import CallOptions
+    from fabric.routing.breaker import BreakerPolicy
+    from fabric.routing.ejection import EjectionPolicy
+    from fabric.routing.policies import Policies, RoutePolicy
     from fabric.routing.registry import ServiceRegistry
+    from fabric.routing.retry import RetryPolicy
     from fabric.service import Service
     from fabric.startup.default_fleet import DEFAULT_STARTUP_STAGES, SERVICE_DEPENDENCIES
     from fabric.startup.definition import ServiceDefinition
@@ -25,13 +31,19 @@ if TYPE_CHECKING:  # what type checkers see; at run time each name is imported w
 __version__ = "0.1.0"
 
 _HOMES = {
-    "ConfigurationError": "fabric.errors",
+    "BreakerPolicy": "fabric.routing.breaker",
     "CallError": "fabric.errors",
+    "CallOptions": "fabric.options",
+    "ConfigurationError": "fabric.errors",
     "DEFAULT_STARTUP_STAGES": "fabric.startup.default_fleet",
+    "EjectionPolicy": "fabric.routing.ejection",
     "FabricError": "fabric.errors",
     "Health": "fabric.health",
     "Hub": "fabric.hub",
+    "Policies": "fabric.routing.policies",
     "Priority": "fabric.wire.message",
+    "RetryPolicy": "fabric.routing.retry",
+    "RoutePolicy": "fabric.routing.policies",
     "SERVICE_DEPENDENCIES": "fabric.startup.default_fleet",
     "Service": "fabric.service",
     "ServiceDefinition": "fabric.startup.definition",
@@ -43,6 +55,7 @@ _HOMES = {
     "StartupOrchestrator": "fabric.startup.orchestrator",
     "StartupProfile": "fabric.startup.profile",
     "StartupStage": "fabric.startup.stages",
+    "Stream": "fabric.inflow",
     "current_call": "fabric.context",
     "on_broadcast": "fabric.contract",
     "on_event": "fabric.contract",
@@ -50,13 +63,19 @@ _HOMES = {
 }
 
 __all__ = [
+    "BreakerPolicy",
     "CallError",
+    "CallOptions",
     "ConfigurationError",
     "DEFAULT_STARTUP_STAGES",
+    "EjectionPolicy",
     "FabricError",
     "Health",
     "Hub",
+    "Policies",
     "Priority",
+    "RetryPolicy",
+    "RoutePolicy",
     "SERVICE_DEPENDENCIES",
     "Service",
     "ServiceDefinition",
@@ -68,6 +87,7 @@ __all__ = [
     "StartupOrchestrator",
     "StartupProfile",
     "StartupStage",
+    "Stream",
     "__version__",
     "current_call",
     "on_broadcast",
