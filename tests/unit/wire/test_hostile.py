@@ -37,7 +37,7 @@ def refuse(data: bytes, content_type: str = MSGPACK, limits: Limits | None = Non
 def only_invalid(data: bytes, content_type: str) -> None:
     """A message or InvalidMessage; every other error fails the test."""
     try:
-        assert type(decode(data, content_type)) is ServiceMessage
+        assert isinstance(decode(data, content_type), ServiceMessage)
     except InvalidMessage:
         pass
 
