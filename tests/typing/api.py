@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, assert_type
 
 from pydantic import BaseModel
 
 from fabric import (
+    BreakerPolicy,
+    EjectionPolicy,
     Health,
     Hub,
+    Policies,
     Priority,
+    RetryPolicy,
+    RoutePolicy,
     Service,
     ServiceError,
     ServiceMessage,
     ServiceRegistry,
     Settings,
+    Stream,
     current_call,
     on_broadcast,
     on_event,
@@ -152,3 +158,42 @@ def in_a_handler(message: ServiceMessage) -> None:
     assert_type(current_call(), CallContext | None)
     assert_type(message.priority, Priority)
     assert_type(message.deadline, float | None)
+
+
+class Reports(Service):
+    name = "reports"
+
+    @rpc()
+    async def rows(self, year: int) -> AsyncIterator[Point]:
+        yield Point(year)
+
+
+async def streams(hub: Hub) -> None:
+    """A stream gives parts of the type that is asked for; a proxy's are those of the method."""
+    assert_type(hub.stream("reports", "rows", returns=Point), Stream[Point])
+    async for row in hub.stream("reports", "rows", {"year": 2026}, returns=Point, window=8, timeout=5.0):
+        assert_type(row, Point)
+    async with hub.stream("reports", "rows") as rows:
+        assert_type(await anext(rows), Any)
+    async for row in hub.proxy(Reports).rows(2026):
+        assert_type(row, Point)
+
+
+async def fallbacks(hub: Hub) -> None:
+    """A fallback is of the type of the answer, or makes one from the error."""
+
+    async def made(error: CallError) -> EmailReceipt:
+        return EmailReceipt(id=error.method)
+
+    receipt = EmailReceipt(id="none")
+    assert_type(await hub.call("email", "send", returns=EmailReceipt, fallback=receipt), EmailReceipt)
+    assert_type(await hub.call("email", "send", returns=EmailReceipt, fallback=made), EmailReceipt)
+    assert_type(await hub.call("email", "send", fallback=None), Any)
+
+
+def policies() -> Policies:
+    """Policies are values, made from others."""
+    return Policies(
+        default=RoutePolicy(balancing="p2c", retry=RetryPolicy(attempts=2)),
+        services={"email": RoutePolicy(breaker=BreakerPolicy(probes=1), ejection=EjectionPolicy(panic=0.3))},
+    )
