@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -27,12 +27,14 @@ class Located:
         file: its name, for messages.
         lines: from 1; of an item of a mapping it is the line of its key.
         texts: of scalars, as they are written: ``yes`` and ``007`` before YAML makes a bool and an int of them.
+        tags: of items that have one of their own, such as ``!reset``.
     """
 
     data: Any
     file: str
     lines: dict[Path, int]
     texts: dict[Path, str]
+    tags: dict[Path, str] = field(default_factory=dict)
 
     def source(self, path: Sequence[str | int]) -> str:
         """``file:line`` of the item, or of the nearest around it that exists.
@@ -57,11 +59,28 @@ def parse(text: str, file: str) -> Located:
     Raises:
         ConfigurationError: not YAML, a key twice or not a string, too deep or too large; with the line.
     """
+    documents = _documents(text, file, foreign=False)
+    if len(documents) > 1:
+        raise ConfigurationError("more than one document", source=documents[1].source(()))
+    return documents[0] if documents else Located(None, file, {(): 1}, {})
+
+
+def parse_all(text: str, file: str) -> list[Located]:
+    """All documents of a file of another tool, where numbers may be keys, which are taken as they are written, and items may
+    have tags of that tool. Raises as ``parse``."""
+    return _documents(text, file, foreign=True)
+
+
+def _documents(text: str, file: str, *, foreign: bool) -> list[Located]:
     loader = yaml.SafeLoader(text)
+    found = []
     try:
-        node = loader.get_single_node()
-        reader = _Reader(loader, file)
-        data = None if node is None else reader.read(node, ())
+        while loader.check_node():
+            reader = _Reader(loader, file, foreign=foreign)
+            if (node := loader.get_node()) is None:
+                break
+            data = reader.read(node, ())
+            found.append(Located(data, file, reader.lines, reader.texts, reader.tags))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = " ".join(part for part in (error.context, error.problem) if part)
@@ -70,27 +89,32 @@ def parse(text: str, file: str) -> Located:
         raise ConfigurationError(f"not YAML: {error}", source=file) from error
     finally:
         loader.dispose()
-    return Located(data, file, {(): 1, **reader.lines}, reader.texts)
+    return found
 
 
 class _Reader:
     """Walks the node tree once; an alias is walked again wherever it is used, up to the limit."""
 
-    def __init__(self, loader: yaml.SafeLoader, file: str) -> None:
+    def __init__(self, loader: yaml.SafeLoader, file: str, *, foreign: bool) -> None:
         self.lines: dict[Path, int] = {}
         self.texts: dict[Path, str] = {}
-        self._loader, self._file, self._items = loader, file, 0
+        self.tags: dict[Path, str] = {}
+        self._loader, self._file, self._items, self._foreign = loader, file, 0, foreign
 
     def read(self, node: yaml.Node, path: Path) -> Any:
         self._items += 1
         if self._items > _MAX_ITEMS or len(path) > _MAX_DEPTH:
-            raise ConfigurationError("too large or too deep for a fleet file", source=self._source(node))
+            raise ConfigurationError("too large or too deep", source=self._source(node))
         self.lines.setdefault(path, node.start_mark.line + 1)
+        if self._foreign and node.tag.startswith("!"):
+            self.tags[path] = node.tag
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
             return [self.read(item, (*path, index)) for index, item in enumerate(node.value)]
         self.texts[path] = node.value
+        if path in self.tags:
+            return node.value or None
         try:
             return self._loader.construct_object(node)
         except ValueError as error:
@@ -101,7 +125,7 @@ class _Reader:
         for key, _ in node.value:
             if key.tag == _MERGE:
                 continue
-            if not isinstance(key, yaml.ScalarNode) or key.tag != _TEXT:
+            if not isinstance(key, yaml.ScalarNode) or not (key.tag == _TEXT or self._foreign):
                 raise ConfigurationError("a key must be text; put it in quotes", source=self._source(key))
             if key.value in own:
                 raise ConfigurationError(f"the key {key.value!r} is there twice", source=self._source(key))

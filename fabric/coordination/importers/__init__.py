@@ -1,0 +1,1 @@
+"""Fleets that are described elsewhere: compose files, systemd units, Kubernetes manifests. Each reads into a ``Draft``."""
