@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from bisect import bisect_right
 from collections.abc import Sequence
 
 from fabric.clock import Clock
@@ -52,6 +53,7 @@ class Detector:
         self._interval = min(1.0, settings.heartbeat_interval)
         self._silence = settings.heartbeat_interval * settings.lost_after
         self._probing: set[str] = set()
+        self._last = ""
         self._tasks = Tasks("detector")
         self._unwatch = transport.watch(self._link_changed)
 
@@ -70,7 +72,10 @@ class Detector:
         for id in silent:
             self._registry.suspect(id)
         owed = self._pending.owed(patience)
-        for id in sorted({*silent, *owed} - self._probing)[:MOST_PROBES]:
+        due = sorted({*silent, *owed} - self._probing)
+        turn = bisect_right(due, self._last)
+        for id in (due[turn:] + due[:turn])[:MOST_PROBES]:
+            self._last = id
             self._probing.add(id)
             self._tasks.start(self._probe(id, owed.get(id, ())), f"probe {id}")
 

@@ -40,6 +40,8 @@ QUESTION_TIMEOUT = 2.0
 FIRST_ANSWER_TIMEOUT = 1.0
 QUESTION_INTERVAL = 0.02
 """Seconds between questions for the same name, however many callers want to know."""
+MOST_INTERESTS = 4096
+"""Names that are listened for. Who calls names that it was given by others must not fill the broker with bindings."""
 SETTLING = 5.0
 """Seconds after our own reconnect in which others may be reconnecting too: who was there before is waited for."""
 
@@ -64,7 +66,7 @@ class Presence:
         self._consumer: Consumer | None = None
         self._own: Callable[[], Instance] | None = None
         self._sequence = 0
-        self._interests: set[str] = set()
+        self._interests: dict[str, str] = {}
         self._asking: dict[str, asyncio.Task[str]] = {}
         self._asked_at: dict[str, float] = {}
         self._met: set[str] = set()
@@ -203,9 +205,19 @@ class Presence:
     async def _question(self, key: str, answers: str) -> None:
         assert self._consumer is not None
         if key not in self._interests:
+            while len(self._interests) >= MOST_INTERESTS and (old := self._futile()) is not None:
+                await self._consumer.unbind(self._interests.pop(old))
+                self._asked_at.pop(old, None)
+                self._met.discard(old)
             await self._consumer.bind(answers)
-            self._interests.add(key)
+            self._interests[key] = answers
         await self._send_question(key)
+
+    def _futile(self) -> str | None:
+        """The oldest interest in something of which nobody is known."""
+        offered = {who_service(name) for name in self._registry.services}
+        offered |= {who_capability(name) for name in self._registry.capabilities}
+        return next((key for key in self._interests if key not in offered and key not in self._asking), None)
 
     async def _send_question(self, key: str) -> None:
         message = ServiceMessage(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fabric import Service, rpc
+from fabric import Service, presence, rpc
 from fabric.config import Settings
 from fabric.errors import CallError, NoInstance
 from fabric.health import Health
@@ -253,6 +253,26 @@ async def test_find_lists_those_that_take_no_calls_too() -> None:
         (instance,) = await hub.find("clerk")
         assert (instance.state, instance.health.reason) == (InstanceState.FAILED, "disk")
         assert await hub.find("nobody") == ()
+
+
+async def test_made_up_names_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """M28 (moleculer#705): a caller of ever new names listens for a bounded number of them, and goes on hearing of those who are
+    there."""
+    monkeypatch.setattr(presence, "MOST_INTERESTS", 20)
+    async with Bench(settings=FAST) as bench:
+        clerk = Clerk()
+        await bench.start(clerk)
+        hub = await bench.hub()
+        await hub.call("clerk", "who")
+        for n in range(60):
+            with pytest.raises(NoInstance):
+                await hub.call(f"made-up-{n}", "who")
+        assert len(hub._presence._interests) <= 20
+        await bench.stop(clerk.hub.instance)
+        await until(hub, "clerk", 0)
+        again = Clerk()
+        await bench.start(again)
+        assert await hub.call("clerk", "who") == again.hub.instance
 
 
 async def test_a_closed_hub_finds_nobody() -> None:
