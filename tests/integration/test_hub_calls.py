@@ -155,6 +155,47 @@ async def test_every_priority_is_answered(fleet: Fleet) -> None:
         assert await hub.call("counter", "echo", {"value": priority.name}, priority=priority) == priority.name
 
 
+async def test_a_critical_call_passes_thousands_of_low_ones(fleet: Fleet) -> None:
+    """M12 (celery#8025, #5127): with 5,000 low calls waiting at the callee a critical one is answered within the time of a few
+    handlers, and while critical ones flood it low ones still get their floor."""
+
+    class Queue(Service):
+        name = "queue"
+
+        def __init__(self) -> None:
+            self.order: list[str] = []
+            self.gate = asyncio.Event()
+
+        @rpc(concurrency=1, queue=20_000)
+        async def pass_by(self, id: str) -> None:
+            await self.gate.wait()
+            self.order.append(id)
+            await asyncio.sleep(0.0005)
+
+    queue = Queue()
+    await fleet.start(queue)
+    hub = await fleet.bench.hub()
+    await hub.find("queue")
+
+    async def call(id: str, priority: Priority) -> None:
+        await hub.call("queue", "pass_by", {"id": id}, priority=priority, timeout=60.0)
+
+    low = [asyncio.create_task(call(f"low{n}", Priority.LOW)) for n in range(5000)]
+    await eventually(lambda: queue.hub._served is not None and queue.hub._served.load == 5000)
+    queue.gate.set()
+    await eventually(lambda: len(queue.order) > 10)
+    started = len(queue.order)
+    await call("critical", Priority.CRITICAL)
+    assert queue.order.index("critical") - started < 250, "those that ran while it was on its way"
+    await asyncio.gather(*(call(f"flood{n}", Priority.CRITICAL) for n in range(500)))
+    flood = queue.order[queue.order.index("flood0") : queue.order.index("flood499")]
+    assert sum(id.startswith("low") for id in flood) >= len(flood) // 16 - 1
+    for task in low:
+        task.cancel()
+    await asyncio.gather(*low, return_exceptions=True)
+    await eventually(lambda: queue.hub._served is not None and queue.hub._served.load == 0)
+
+
 async def test_events_come_at_least_once_and_poison_is_kept(fleet: Fleet) -> None:
     """M26 (faststream#1603): events reach one instance each; a failing one comes again, and in the end is a dead letter that
     can be replayed."""
