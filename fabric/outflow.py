@@ -16,6 +16,9 @@ from fabric.wire.message import MessageType, ServiceMessage
 WINDOW: Final = "fabric.window"
 """The header of a request by which its caller asks for parts: how many may be on the way at first."""
 
+TURN: Final = 64
+"""Parts after which others get their turn of the loop, however much room there is and however quickly they are made."""
+
 
 class Misfit(Exception):
     """What a method returned is not what its type says. ``problems`` as of ``fabric.values``."""
@@ -80,6 +83,8 @@ class Outflow:
                     await self._room
                 replies.send(request, MessageType.STREAM_ITEM, deadline, payload, number=self.sent + 1)
                 self.sent += 1
+                if self.sent % TURN == 0:
+                    await asyncio.sleep(0)
 
     def end(self, replies: Replies, request: ServiceMessage, deadline: float, error: dict[str, Any] | None) -> None:
         """Say that no more parts come, and why if that is not all."""

@@ -136,6 +136,19 @@ async def test_a_million_parts() -> None:
         assert expected == count
 
 
+async def test_a_quick_maker_does_not_keep_the_loop() -> None:
+    """With room for everything, and parts that are made without waiting, other calls to the instance still get their turn."""
+    async with Bench() as bench:
+        table = Table()
+        await bench.start(table)
+        hub = await bench.hub()
+        stream = hub.stream("table", "rows", {"count": 20_000}, window=100_000)
+        await anext(stream)
+        assert await hub.call("table", "whole") == 7
+        assert table.made < 20_000
+        await stream.aclose()
+
+
 async def test_a_large_answer_is_refused_whole_and_comes_in_parts() -> None:
     """M30 (nats.py#667): twenty megabytes are too large for one answer, which says so; in parts they arrive."""
     async with Bench() as bench:
