@@ -48,8 +48,9 @@ def profile_of(engine: Engine, *, history: Mapping[str, float] | None = None) ->
         bottlenecks=_bottlenecks(plan, {**own, **gates}, {part.name for part in chain if part.kind in ("start", "retry")}),
         work=sum(own.values()),
         width=width if width is not None else widest(profiles),
-        bound=paths.lower_bound(plan.nodes, plan.node_needs, {**own, **gates}, width, outside=gates),
-        bound_without_gates=paths.lower_bound(order_without_gates, needs_without_gates, own, width),
+        # What was reached is possible: times that a run did not have to wait for, as of an optional dependency, are no bound.
+        bound=min(paths.lower_bound(plan.nodes, plan.node_needs, {**own, **gates}, width, outside=gates), makespan),
+        bound_without_gates=min(paths.lower_bound(order_without_gates, needs_without_gates, own, width), makespan),
         slot_limited=width is not None,
         needs=dict(plan.node_needs),
         stages=plan.stages,

@@ -74,10 +74,12 @@ class Client {
   }
 
   expect(id, seconds, extra = () => ({})) {
-    return new Promise((resolve, reject) => {
+    const answer = new Promise((resolve, reject) => {
       const timer = setTimeout(() => this.settle(id, (wait) => wait.reject(new Error("no answer in time"))), seconds * 1000);
       this.waiting.set(id, { resolve, reject, timer, ...extra(resolve) });
     });
+    answer.catch(() => {}); // it may fail before whoever asked has come to wait for it
+    return answer;
   }
 
   /** An instance of the service that takes calls. */
