@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from typing import NoReturn
 
 import pytest
 
+from tests.brokers.cluster import Cluster, start_cluster
 from tests.brokers.find import start_broker
 from tests.brokers.node import BrokerNode, BrokerUnavailable
 from tests.contract.backend_amqp import AmqpBackend, open_on
+
+
+def _do_without(error: BrokerUnavailable) -> NoReturn:
+    """Skipped with the reason, and in CI a failure."""
+    if os.environ.get("CI"):
+        pytest.fail(str(error))
+    pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")
@@ -19,9 +29,7 @@ def broker() -> Iterator[BrokerNode]:
     try:
         node = start_broker()
     except BrokerUnavailable as error:
-        if os.environ.get("CI"):
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+        _do_without(error)
     try:
         yield node
     finally:
@@ -43,8 +51,19 @@ async def amqp(broker: BrokerNode) -> AsyncIterator[AmqpBackend]:
         yield backend
 
 
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """Three RabbitMQ nodes that are one cluster, for this test process alone. It takes half a minute to start."""
+    with ExitStack() as stack:
+        try:
+            started = stack.enter_context(start_cluster())
+        except BrokerUnavailable as error:
+            _do_without(error)
+        yield started
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Who asks for the broker is marked as needing one."""
     for item in items:
-        if {"broker", "private_broker", "amqp"} & set(getattr(item, "fixturenames", ())):
+        if {"broker", "private_broker", "amqp", "cluster"} & set(getattr(item, "fixturenames", ())):
             item.add_marker("broker")

@@ -31,14 +31,12 @@ class Cluster:
         return [node.url for node in self.nodes]
 
     def form(self) -> None:
-        """Make one cluster of the nodes. A side of it that is too small to decide shall not serve."""
+        """Make one cluster of the nodes."""
         first = next(iter(self._names))
         for node in self.nodes[1:]:
             node.ctl("stop_app")
             node.ctl("join_cluster", first)
             node.ctl("start_app")
-        for node in self.nodes:
-            node.ctl("eval", "application:set_env(rabbit, cluster_partition_handling, pause_minority).")
 
     def leader_of(self, queue: str, *, asked: BrokerNode) -> BrokerNode:
         """Where the leader of a quorum queue is, as ``asked`` knows it."""

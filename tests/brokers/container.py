@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tests.brokers.node import IMAGES, QUIET_VM, BrokerUnavailable, free_port, wait_for_amqp
+from tests.brokers.node import CLUSTERED_VM, IMAGES, QUIET_VM, BrokerUnavailable, free_port, wait_for_amqp
 
 TLS_PORT = 5671
 """Inside the container."""
@@ -186,6 +186,7 @@ def start_container(version: str | None = None, *, seat: Seat | None = None) -> 
     container.ports.update(ports)
     if seat is not None:
         container.with_env("RABBITMQ_ERLANG_COOKIE", seat.cookie).with_env("RABBITMQ_NODENAME", f"rabbit@{seat.name}")
+        container.with_env("RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", CLUSTERED_VM)
         container.with_name(seat.name).with_kwargs(labels={_OWNER: str(os.getpid())}, hostname=seat.name, network=seat.network)
     container.start()
     node = ContainerNode(container, port, tls_port, "")

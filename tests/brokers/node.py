@@ -17,6 +17,10 @@ QUIET_VM = "+sbwt none +sbwtdcpu none +sbwtdio none"
 """The broker's schedulers sleep instead of spinning: on two cores they would take the time of the tests."""
 
 
+CLUSTERED_VM = f"{QUIET_VM} -rabbit cluster_partition_handling pause_minority"
+"""A member that can't see most of its cluster stops serving, so that its clients go elsewhere. 4.3 decides that by itself."""
+
+
 class BrokerUnavailable(Exception):
     """No broker could be had; the text says why, one line for each way that was tried."""
 

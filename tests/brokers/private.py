@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.brokers.node import QUIET_VM, BrokerUnavailable, free_port, wait_for_amqp
+from tests.brokers.node import CLUSTERED_VM, BrokerUnavailable, free_port, wait_for_amqp
 
 _SCRIPTS = ("/usr/lib/rabbitmq/bin", "/usr/local/lib/rabbitmq/bin", "/opt/rabbitmq/sbin")
 _START_SECONDS = 60.0
@@ -49,7 +49,7 @@ class PrivateNode:
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self._folder / "enabled_plugins"),
             "RABBITMQ_CONF_ENV_FILE": str(self._folder / "none.conf"),
             "RABBITMQ_CONFIG_FILE": str(self._folder / "none"),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": QUIET_VM,
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": CLUSTERED_VM,
         }
         (self._folder / "enabled_plugins").write_text("[].\n")
         cookie = self._folder / ".erlang.cookie"
