@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from fabric.health import HealthStatus
 from fabric.startup.events import Command, CommandKind
-from fabric.startup.record import REST, Cause, Failure, Instance, Phase, ServiceRecord, ServiceState
+from fabric.startup.record import LAUNCHED, REST, Cause, Failure, Instance, Phase, ServiceRecord, ServiceState
 from fabric.startup.world import World
 
 WAITS_FOR_START = (Phase.STARTING, Phase.PAUSING, Phase.DUE, Phase.FAILED, Phase.PRESENT, Phase.HELD)
@@ -177,7 +177,7 @@ class Attempts:
             self.readiness(record, place)
 
     def when_due(self, record: ServiceRecord, place: Instance) -> None:
-        if record.state in (ServiceState.STARTING, ServiceState.READY, ServiceState.UNREADY):
+        if record.state in LAUNCHED:
             self.begin(record, place)
         else:
             self._requeue(record)
@@ -202,10 +202,8 @@ class Attempts:
 
     def launch(self, record: ServiceRecord) -> None:
         """Commands the instances that are due, or else all of them."""
-        due = sorted((place for place in record.instances.values() if place.phase is Phase.DUE), key=lambda place: place.id)
-        if due:
-            for place in due:
-                self.begin(record, place)
+        if any(place.phase is Phase.DUE for place in record.instances.values()):
+            self._begin_due(record)
             return
         record.attempt += 1
         record.add_rest(record.attempt)
@@ -215,6 +213,18 @@ class Attempts:
                 place.was_ready = False
                 self._limit(record, place)
         self._send(CommandKind.START, record, None, record.attempt, record.definition.timeout)
+
+    def rouse(self, record: ServiceRecord) -> None:
+        """Commands the instances of a launched service that are due for another attempt or that no command has reached."""
+        self._begin_due(record)
+        for place in sorted(record.instances.values(), key=lambda place: place.id):
+            if place.phase is Phase.PRESENT and not place.held and not place.gone:
+                self.begin(record, place)
+
+    def _begin_due(self, record: ServiceRecord) -> None:
+        for place in sorted(record.instances.values(), key=lambda place: place.id):
+            if place.phase is Phase.DUE:
+                self.begin(record, place)
 
     def give_up(self, record: ServiceRecord) -> None:
         """No instance of it is tried again."""

@@ -40,7 +40,7 @@ from fabric.startup.events import (
     Vote,
 )
 from fabric.startup.plan import Plan, make_plan
-from fabric.startup.record import REST, Phase, ServiceRecord, ServiceState, Trigger
+from fabric.startup.record import LAUNCHED, REST, Phase, ServiceRecord, ServiceState, Trigger
 from fabric.startup.rolling import RollingRestart, check_roll
 from fabric.startup.roster import Roster
 from fabric.startup.scheduler import Scheduler
@@ -216,6 +216,8 @@ class Engine:
                 for place in record.instances.values():
                     self._attempts.forget(record, place)
         self._scheduler.begin()
+        for name in plan.rank:
+            self._rouse(world.records[name])
         leaving = [name for name, record in old.items() if name not in plan.rank and record.alive()]
         self._teardown = Teardown(leaving, before)
         for name in self._teardown.first():
@@ -308,6 +310,12 @@ class Engine:
         self._scheduler.derive(record)
         if record.state is ServiceState.STOPPING and not record.alive():
             self._is_stopped(record, "it stopped")
+        self._rouse(record)
+
+    def _rouse(self, record: ServiceRecord) -> None:
+        """A service may have come up by itself while others of its instances waited for a slot that it needs no more."""
+        if record.state in LAUNCHED and not self._world.ended and not record.leaving:
+            self._attempts.rouse(record)
 
     def _is_stopped(self, record: ServiceRecord, reason: str) -> None:
         assert self._scheduler is not None

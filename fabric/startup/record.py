@@ -41,6 +41,7 @@ class ServiceState(enum.StrEnum):
 UP = frozenset({ServiceState.READY, ServiceState.COMPLETED})
 DOWN = frozenset({ServiceState.FAILED, ServiceState.BLOCKED, ServiceState.SKIPPED, ServiceState.WITHDRAWN, ServiceState.STOPPED})
 PENDING = frozenset({ServiceState.WAITING, ServiceState.QUEUED, ServiceState.BLOCKED})
+LAUNCHED = frozenset({ServiceState.STARTING, ServiceState.READY, ServiceState.UNREADY})
 SETTLED = UP | DOWN
 
 

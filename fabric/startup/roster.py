@@ -17,7 +17,7 @@ from fabric.startup.events import (
     ServiceStopped,
     Vote,
 )
-from fabric.startup.record import Cause, Instance, Phase, ServiceRecord, ServiceState
+from fabric.startup.record import LAUNCHED, Cause, Instance, Phase, ServiceRecord, ServiceState
 from fabric.startup.world import World
 
 Report = InstanceJoined | CommandAccepted | ServiceStarted | ServiceFailed | Vote | ServiceStopped
@@ -39,7 +39,7 @@ class Roster:
         record, place = self._hear(event)
         if record is None or place is None:
             return
-        launched = record.state in (ServiceState.STARTING, ServiceState.READY, ServiceState.UNREADY)
+        launched = record.state in LAUNCHED
         if record.state is ServiceState.STOPPING or record.leaving:
             return
         if place.phase is Phase.STARTING and not place.held:

@@ -119,6 +119,8 @@ class Scheduler:
         state, reason = self._state_of(record, done)
         if state is not record.state:
             self.set(record, state, reason)
+        else:
+            record.reason = reason
 
     def _state_of(self, record: ServiceRecord, done: int) -> tuple[ServiceState, str]:
         state, ended = record.state, self._world.ended

@@ -15,6 +15,8 @@ from fabric.startup.events import (
     InstanceLost,
     Outcome,
     RunRequested,
+    ServiceFailed,
+    ServiceStarted,
     ShutdownRequested,
 )
 from fabric.startup.explain import explain
@@ -476,6 +478,39 @@ def test_crash_loop_ends_when_the_attempts_are_used_up() -> None:
         simulation.go_to(simulation.now + 10.0)
     assert states(simulation)["db"] == "failed"
     assert len(simulation.commands()) == 3
+
+
+def test_instance_that_waits_for_its_turn_is_started_when_another_one_comes_up_by_itself() -> None:
+    """One instance of a service is due for another attempt and can't have it, for a dependency is down; then the other one
+    comes up by itself: the service has left the queue, and the first one is commanded all the same."""
+    simulation = simulate(db=Behaviour(error="boom"))
+    store = service("store", "db", instances=2, retry_policy=RetryPolicy(attempts=3, delay=1.0), timeout=5.0)
+    one = stage("all", "db", "store", required=["store"], instances={"store": 1}, timeout=60.0)
+    simulation.tell(request([service("db", retry_policy=RetryPolicy(attempts=1)), store], [one]))
+    simulation.tell(ServiceStarted(service="store", instance="store#1", attempt=0, incarnation=0, sequence=1, epoch=0))
+    boom = ServiceFailed(service="store", instance="store#1", attempt=0, incarnation=0, sequence=2, epoch=0, reason="boom")
+    simulation.tell(boom)
+    simulation.go_to(20.0)
+    assert states(simulation) == {"db": "failed", "store": "blocked"}
+    simulation.tell(simulation.vote("store", "store#2"))
+    assert [command.instance for command in simulation.commands() if command.service == "store"] == ["store#1"]
+    simulation.run_on(until=30.0)
+    assert simulation.engine.services["store"].reason == "2 of 2 ready"
+
+
+def test_instance_that_failed_in_an_earlier_run_is_commanded_by_a_new_one() -> None:
+    """A service that is ready with one of its instances when a new run begins: the other one gets its attempts anew."""
+    fleet = [service("store", instances=2, retry_policy=RetryPolicy(attempts=1))]
+    stages = [stage("core", "store", required=["store"], instances={"store": 1})]
+    broken = True
+    simulation = Simulation(lambda name, instance, _: Behaviour(error="boom" if broken and instance == "store#2" else None))
+    simulation.run(request(fleet, stages))
+    simulation.go_to(10.0)
+    assert simulation.engine.services["store"].reason == "1 of 2 ready"
+    broken = False
+    simulation.run(request(fleet, stages, run="run-2"))
+    simulation.go_to(20.0)
+    assert simulation.engine.services["store"].reason == "2 of 2 ready"
 
 
 def test_same_events_give_the_same_state() -> None:
