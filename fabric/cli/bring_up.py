@@ -16,10 +16,12 @@ from fabric.cli.launch import BROKER, COORDINATOR
 from fabric.cli.local_fleet import LocalFleet, local_fleet
 from fabric.cli.process import ProcessEnd
 from fabric.cli.progress import FleetWatch
+from fabric.cli.supervision import supervision
 from fabric.cli.target import connected
 from fabric.cli.told import Told
 from fabric.cli.views import View
 from fabric.coordination.fleet import Fleet
+from fabric.coordination.processes import SUPERVISOR
 from fabric.coordination.status import FleetStatus, ProcessExit, RunState, UpOptions
 from fabric.errors import FabricError, NoInstance, RemoteError, StartupError
 from fabric.hub import Hub
@@ -82,7 +84,11 @@ async def bring_up(request: UpRequest) -> ExitCode:
         ) as local,
     ):
         told.in_haste(local.supervisor.hurry)
-        async with connected(local.target, timeout=_REACH_LIMIT) as hub, FleetWatch(hub) as watch:
+        async with (
+            connected(local.target, timeout=_REACH_LIMIT, name=SUPERVISOR) as hub,
+            supervision(hub, local),
+            FleetWatch(hub) as watch,
+        ):
             run = _Run(request, told, local, hub, watch, news)
             return await run.whole()
 

@@ -101,6 +101,11 @@ class ForkServer:
     def is_there(self) -> bool:
         return self._writer is not None
 
+    @property
+    def has_children(self) -> bool:
+        """Whether a process that it made still runs."""
+        return bool(self._running)
+
     async def open(self) -> Self:
         """Start it; it loads while others go on. Never raises: without it, processes are made one by one."""
         mine, its = socket.socketpair()

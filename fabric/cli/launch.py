@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fabric.cli.fork_server import ForkServerSpec
 from fabric.cli.process import FABRIC, ProcessSpec, Restart
-from fabric.coordination.fleet import Fleet
+from fabric.coordination.fleet import Fleet, RunSpec
 from fabric.errors import ConfigurationError
 from fabric.startup.definition import RetryPolicy
 
@@ -67,27 +67,35 @@ class Launch:
         stages = {name: index for index, stage in enumerate(self.fleet.stages) for name in stage.services}
         order = {name: index for index, name in enumerate(self.fleet.graph.order())}
         for name in sorted(order, key=lambda name: (stages.get(name, len(stages)), order[name])):
-            run, definition = self.fleet.runs[name], self.fleet.graph[name]
-            if not run.is_ours:
-                raise ConfigurationError(
-                    f"service {name} has neither run nor command, so it can't be started here", source=definition.source
-                )
-            argv = (*FABRIC, "run", run.target) if run.target else run.command
+            run = self.fleet.runs[name]
             for number in range(1, run.instances + 1):
-                yield ProcessSpec(
-                    name=f"{name}-{number}",
-                    service=name,
-                    argv=argv,
-                    env={
-                        **self.environment(),
-                        **run.env,
-                        "FABRIC_INSTANCE": f"{name}-{number}",
-                        "FABRIC_INSTANCE_NUMBER": str(number),
-                        "FABRIC_MANAGED": "1",
-                    },
-                    cwd=run.cwd or self.root,
-                    restart=self._restart(name),
-                )
+                yield self.instance(f"{name}-{number}", run)
+
+    def instance(self, instance: str, run: RunSpec) -> ProcessSpec:
+        """The process of one instance, run as ``run`` says.
+
+        Raises:
+            ConfigurationError: that does not say how.
+        """
+        name = run.service
+        if not run.is_ours:
+            raise ConfigurationError(
+                f"service {name} has neither run nor command, so it can't be started here", source=self.fleet.graph[name].source
+            )
+        return ProcessSpec(
+            name=instance,
+            service=name,
+            argv=(*FABRIC, "run", run.target) if run.target else run.command,
+            env={
+                **self.environment(),
+                **run.env,
+                "FABRIC_INSTANCE": instance,
+                "FABRIC_INSTANCE_NUMBER": instance.rpartition("-")[2],
+                "FABRIC_MANAGED": "1",
+            },
+            cwd=run.cwd or self.root,
+            restart=self._restart(name),
+        )
 
     def _restart(self, name: str) -> Restart:
         stage = next((stage for stage in self.fleet.stages if name in stage.services), None)

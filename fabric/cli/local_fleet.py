@@ -15,7 +15,7 @@ from fabric.cli.process import ProcessEnd, ProcessState
 from fabric.cli.record import FleetDirectory, Record
 from fabric.cli.supervisor import Supervisor
 from fabric.cli.target import Target
-from fabric.coordination.fleet import Fleet
+from fabric.coordination.fleet import Fleet, RunSpec, load_fleet
 from fabric.errors import NoRoute, StartupError
 from fabric.hub import Hub
 from fabric.routing.registry import Happening, RegistryEvent
@@ -37,7 +37,9 @@ class LocalFleet:
 
     def __init__(self, launch: Launch, directory: FleetDirectory, supervisor: Supervisor) -> None:
         self._launch, self._directory, self.supervisor = launch, directory, supervisor
-        self._specs = list(launch.services())
+        self._specs = {spec.name: spec for spec in launch.services()}
+        self._runs = {name: launch.fleet.runs[spec.service] for name, spec in self._specs.items()}
+        self._hands: dict[str, asyncio.Lock] = {}
         self._started_at = time.time()
         self._here: dict[str, asyncio.Event] = {}
         self.target = Target(broker_url=launch.broker_url, namespace=launch.namespace)
@@ -77,7 +79,7 @@ class LocalFleet:
         try:
             with contextlib.suppress(NoRoute):  # nobody is there yet
                 await hub.discover_all()
-            for spec in self._specs:
+            for spec in tuple(self._specs.values()):
                 await places.acquire()
                 here = self._here[spec.name] = asyncio.Event()
                 await self.supervisor.start(spec)
@@ -98,7 +100,46 @@ class LocalFleet:
 
     async def stop_services(self) -> None:
         """End the processes of the instances, all at once; the coordinator has stopped the services in order before."""
-        await self.supervisor.stop(*(spec.name for spec in self._specs))
+        await self.supervisor.stop(*self._specs)
+
+    def runs_of(self, service: str) -> RunSpec:
+        """How the first of its instances is run at the moment.
+
+        Raises:
+            KeyError: it is not in the fleet.
+        """
+        return next(run for name, run in sorted(self._runs.items()) if run.service == service)
+
+    def reread(self) -> Fleet:
+        """Its file as it is now.
+
+        Raises:
+            ConfigurationError: the file is wrong.
+        """
+        return load_fleet(self._launch.fleet.path)
+
+    def pid_of(self, instance: str) -> int:
+        """Its process id, 0 while it has none."""
+        return next((view.pid for view in self.supervisor.view() if view.name == instance), 0)
+
+    async def replace(self, instance: str, run: RunSpec) -> int:
+        """Run the process of an instance, in place of the one that it has, as ``run`` says. Returns its process id, 0 when it
+        could not be started.
+
+        Raises:
+            ConfigurationError: that does not say how.
+        """
+        spec = self._launch.instance(instance, run)
+        async with self._hands.setdefault(instance, asyncio.Lock()):
+            await self.supervisor.stop(instance)
+            self._specs[instance], self._runs[instance] = spec, run
+            return await self.supervisor.start(spec)
+
+    async def end(self, instance: str, grace: float) -> None:
+        """End the process of an instance, with ``grace`` seconds to finish its work; returns when it is gone."""
+        async with self._hands.setdefault(instance, asyncio.Lock()):
+            await self.supervisor.stop(instance, grace=grace)
+            self.record()
 
     def log_of(self, service: str) -> tuple[str, ...]:
         """The last lines of its first instance that has any."""

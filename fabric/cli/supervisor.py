@@ -57,6 +57,7 @@ class Supervisor:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._guard: asyncio.subprocess.Process | None = None
         self._fork_server: ForkServer | None = None
+        self._retired: list[ForkServer] = []
         self._lifeline: tuple[int, int] | None = None
         self._hurry = asyncio.Event()
 
@@ -64,11 +65,8 @@ class Supervisor:
         self._log_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lifeline = os.pipe()
         if self._fork is not None and ForkServer.is_possible():
-            log = self._log_dir / f"{fork_server.NAME}.log"
-            rotate(log)
-            self._fork_server = await ForkServer(
-                self._fork, token=self._token, lifeline=self._lifeline[0], log=log, lost=self._on_note
-            ).open()
+            rotate(self._log_dir / f"{fork_server.NAME}.log")
+            self._fork_server = await self._open_fork_server(self._fork)
         self._guard = await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",
@@ -135,6 +133,23 @@ class Supervisor:
         assert self._lifeline is not None
         return await start_program(spec, environment, log, lifeline=self._lifeline[0])
 
+    async def _open_fork_server(self, spec: ForkServerSpec) -> ForkServer:
+        assert self._lifeline is not None
+        log = self._log_dir / f"{fork_server.NAME}.log"
+        return await ForkServer(spec, token=self._token, lifeline=self._lifeline[0], log=log, lost=self._on_note).open()
+
+    async def load_anew(self) -> None:
+        """What is started from now on has the code of now. The fork server of before stays until all that it made has ended."""
+        if self._fork is None or not self.forks:
+            return
+        assert self._fork_server is not None
+        self._retired.append(self._fork_server)
+        self._fork_server = await self._open_fork_server(self._fork)
+        for old in tuple(self._retired):
+            if not old.has_children:
+                self._retired.remove(old)
+                await old.aclose()
+
     @property
     def forks(self) -> bool:
         """Whether processes of Fabric's own are made by the fork server now."""
@@ -187,9 +202,9 @@ class Supervisor:
         """End all, the last started first, and whatever they left. Idempotent; at most grace plus ten seconds a process."""
         for name in reversed(self._processes):
             await self.stop(name)
-        if self._fork_server is not None:
-            await self._fork_server.aclose()
-            self._fork_server = None
+        for server in (*self._retired, *filter(None, [self._fork_server])):
+            await server.aclose()
+        self._retired, self._fork_server = [], None
         if self._lifeline is not None:
             for end in self._lifeline:
                 os.close(end)

@@ -68,7 +68,7 @@ def _chosen(running: list[Record], fleet: str | None) -> Record | None:
 
 
 @asynccontextmanager
-async def connected(target: Target, *, timeout: float) -> AsyncIterator[Hub]:
+async def connected(target: Target, *, timeout: float, name: str = "fabric-cli") -> AsyncIterator[Hub]:
     """A hub on the fleet, under the name of the command line.
 
     Args:
@@ -78,5 +78,5 @@ async def connected(target: Target, *, timeout: float) -> AsyncIterator[Hub]:
     from fabric.hub import Hub
 
     settings = Settings(namespace=target.namespace, connect_timeout=timeout, instance="")
-    async with Hub.connect("fabric-cli", url=target.broker_url, settings=settings) as hub:
+    async with Hub.connect(name, url=target.broker_url, settings=settings) as hub:
         yield hub

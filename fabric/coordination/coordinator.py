@@ -16,13 +16,14 @@ from fabric.coordination.fleet import Fleet
 from fabric.coordination.journal import History, Journal
 from fabric.coordination.journals import journal_for, open_journal
 from fabric.coordination.leadership import Leadership, LeadershipPolicy
-from fabric.coordination.status import FleetStatus, ProcessExit, RunState, UpOptions
+from fabric.coordination.processes import Processes, Versions
+from fabric.coordination.status import FleetStatus, ProcessExit, RestartOptions, RunState, UpOptions
 from fabric.coordination.term import Term
 from fabric.coordination.view import fleet_status, with_profile
-from fabric.errors import FabricError, NoRoute, ServiceError, StartupError, UnknownName
+from fabric.errors import ConfigurationError, FabricError, NoRoute, ServiceError, StartupError, UnknownName
 from fabric.health import Health
 from fabric.service import Service
-from fabric.startup.events import Outcome, ProcessExited, Progress
+from fabric.startup.events import Outcome, ProcessExited, Progress, RollRequested
 from fabric.startup.profile import StartupProfile
 from fabric.tasks import Tasks
 
@@ -184,6 +185,53 @@ class Coordinator(Service):
         self._leading().orchestrator.cancel(reason)
         return self._status()
 
+    @rpc(idempotent=True, timeout=60.0)
+    async def restart(self, options: RestartOptions) -> FleetStatus:
+        """Begin a rolling restart; ``roll`` of the status tells how it goes. What services run is read from their file anew."""
+        term = self._leading()
+        if term.engine.roll is not None and term.engine.roll.request.roll == options.id:
+            return self._status()
+        request = RollRequested(
+            roll=options.id,
+            services=options.services or term.restartable,
+            surge=options.surge,
+            min_available=options.min_available,
+            stable_for=options.stable_for,
+            revert=options.revert,
+        )
+        try:
+            term.engine.check_roll(request)
+        except (UnknownName, ConfigurationError) as error:
+            raise ServiceError(str(error), code="coordinator.restart-refused") from error
+        except LookupError as error:
+            raise ServiceError("there was no run yet", code="coordinator.no-run") from error
+        versions = await Processes(self.hub).prepare(request.services)
+        rolling = self._tasks.start(self._roll(term, request, versions), f"rolling restart {options.id}")
+        while not rolling.done() and (term.engine.roll is None or term.engine.roll.request.roll != options.id):
+            self._changed.clear()
+            await self._changed.wait()
+            if self._term is not term:
+                raise self._not_leading()
+        return self._status()
+
+    @rpc(idempotent=True, timeout=10.0)
+    async def pause_restart(self) -> FleetStatus:
+        """The step under way is finished, and no other is begun."""
+        self._leading().orchestrator.pause_roll()
+        return self._status()
+
+    @rpc(idempotent=True, timeout=10.0)
+    async def resume_restart(self) -> FleetStatus:
+        """Go on after a pause."""
+        self._leading().orchestrator.resume_roll()
+        return self._status()
+
+    @rpc(idempotent=True, timeout=10.0)
+    async def abort_restart(self, revert: bool = True) -> FleetStatus:
+        """The step under way is finished; then it goes back, or with ``revert`` False leaves things as they are."""
+        self._leading().orchestrator.abort_roll(revert=revert)
+        return self._status()
+
     @rpc(idempotent=True, timeout=10.0)
     async def explain(self, service: str) -> str:
         """Why a service is not up, or why it took that long: one line a reason, indented by cause."""
@@ -236,6 +284,24 @@ class Coordinator(Service):
             self._tell_everybody()
         if keep:
             await self._archive.keep(profile)
+
+    async def _roll(self, term: Term, request: RollRequested, versions: Versions) -> None:
+        try:
+            await term.orchestrator.rolling_restart(
+                request.services,
+                version=versions.version,
+                previous=versions.previous,
+                surge=request.surge,
+                min_available=request.min_available,
+                stable_for=request.stable_for,
+                revert=request.revert,
+                roll=request.roll,
+            )
+        except FabricError as error:
+            _log.warning("rolling restart %s: %s", request.roll, error)
+        finally:
+            self._changed.set()
+            self._tell_everybody()
 
     def _leading(self) -> Term:
         if self._term is None:

@@ -6,11 +6,12 @@ import logging
 from collections.abc import Callable
 
 from fabric.coordination.control import REPORT, command_message, read_report
-from fabric.errors import InvalidMessage, NoRoute
+from fabric.coordination.processes import Processes
+from fabric.errors import FabricError, InvalidMessage, NoRoute
 from fabric.hub import Hub
 from fabric.routing.instance import Instance
 from fabric.routing.registry import Happening, RegistryEvent
-from fabric.startup.events import Command, CommandKind, Event, InstanceJoined, InstanceLost
+from fabric.startup.events import Command, CommandKind, CommandLost, Event, InstanceJoined, InstanceLost
 from fabric.tasks import Tasks
 from fabric.transports import topology
 from fabric.transports.base import Consumer, Delivery
@@ -27,10 +28,15 @@ class BusParticipants:
 
     A START for a service of which nobody is there yet is kept, and handed to each instance as it joins: agents answer a
     repeat with what came of the first, so handing it over twice does no harm.
+
+    A rolling restart replaces processes: its commands go to whoever supervises those, and the START to the new process when
+    that joins.
     """
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
+        self._processes = Processes(hub)
+        self._replaced: dict[str, int] = {}
         self._receivers: list[Callable[[Event], None]] = []
         self._newest: dict[str, dict[str | None, Command]] = {}
         self._tasks = Tasks("participants")
@@ -61,11 +67,32 @@ class BusParticipants:
             if command.instance is None:
                 kept.clear()
             kept[command.instance] = command
+        if command.instance is not None and (command.version or command.kind is CommandKind.STOP):
+            self._tasks.start(self._replace(command, command.instance), f"{command.kind} of {command.instance}")
+            return
         try:
             await self._publish(command)
         except NoRoute:
             if command.kind is not CommandKind.START:
                 raise
+
+    async def _replace(self, command: Command, instance: str) -> None:
+        """One step of a rolling restart. A process that is told to end drains and reports that itself."""
+        try:
+            if command.kind is CommandKind.START:
+                known = self._hub.registry.get(instance)
+                if known is not None:  # what is heard of the old process from here on says nothing of the new one
+                    self._replaced[instance] = known.instance.incarnation
+                await self._processes.start(command)
+                return
+            await self._processes.end(command)
+        except FabricError as error:
+            _log.warning("%s of %s: %s", command.kind, instance, error)
+            self.tell(
+                CommandLost(
+                    kind=command.kind, service=command.service, instance=instance, attempt=command.attempt, reason=str(error)
+                )
+            )
 
     async def _publish(self, command: Command) -> None:
         await self._hub.transport.send(
@@ -89,13 +116,14 @@ class BusParticipants:
 
     def _changed(self, event: RegistryEvent) -> None:
         instance = event.instance
-        if event.happening is Happening.JOINED:
+        reborn = event.before is not None and event.before.incarnation < instance.incarnation
+        if event.happening is Happening.JOINED or reborn:
             self.tell(_joined(instance))
             kept = self._newest.get(instance.service, {})
             command = kept.get(instance.id) or kept.get(None)
             if command is not None and command.kind is CommandKind.START:
                 self._tasks.start(self._repeat(command), f"repeat {command.kind} to {instance.id}")
-        elif event.happening is Happening.LOST:
+        elif event.happening is Happening.LOST and instance.incarnation > self._replaced.get(instance.id, -1):
             # One that left said so at the beginning of its stop; that it has stopped it reports itself.
             self.tell(
                 InstanceLost(

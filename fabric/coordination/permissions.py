@@ -15,6 +15,7 @@ from typing import Any
 from fabric.contract import ServiceContract
 from fabric.coordination.contracts import event_queues
 from fabric.coordination.journals import STREAM_KEY, stream_name
+from fabric.coordination.processes import SUPERVISOR
 from fabric.transports import topology as keys
 from fabric.transports.topology import Topology
 
@@ -56,6 +57,7 @@ class Role:
         broadcasts: whether it listens to broadcasts.
         capabilities: that it offers.
         serves: whether it is called, commanded and votes. False only calls and publishes.
+        also: other names under which it is found and called.
         leads: whether it commands all, reads all votes, and makes the exchanges.
         heals: whether it reads all dead letters and puts them back.
     """
@@ -66,11 +68,13 @@ class Role:
     broadcasts: bool = False
     capabilities: tuple[str, ...] = ()
     serves: bool = True
+    also: tuple[str, ...] = ()
     leads: bool = False
     heals: bool = False
 
 
-COORDINATOR = Role(user="coordinator", leads=True)
+COORDINATOR = Role(user="coordinator", broadcasts=True, leads=True, also=(SUPERVISOR,))
+"""``fabric up`` gives the coordinator the broker's URL that it uses itself, so both are this user."""
 COMMAND_LINE = Role(user="fabric-cli", broadcasts=True, serves=False, heals=True)
 
 
@@ -160,8 +164,9 @@ def _discovery(role: Role, topology: Topology) -> TopicGrant:
     write = [_literal(keys.who_service("")) + _ANY, _literal(keys.who_capability("")) + _ANY, _literal(keys.WHO_EVERYONE)]
     read = [_literal(keys.up_service("")) + _ANY, _literal(keys.up_capability("")) + _ANY]
     if role.serves:
-        write += [_literal(keys.up_service(role.user)), *(_literal(keys.up_capability(name)) for name in role.capabilities)]
-        read += [_literal(keys.who_service(role.user)), *(_literal(keys.who_capability(name)) for name in role.capabilities)]
+        names = (role.user, *role.also)
+        write += [_literal(key) for key in (*map(keys.up_service, names), *map(keys.up_capability, role.capabilities))]
+        read += [_literal(key) for key in (*map(keys.who_service, names), *map(keys.who_capability, role.capabilities))]
         read.append(_literal(keys.WHO_EVERYONE))
     return TopicGrant(exchange=topology.discovery, write=_pattern(write), read=_pattern(read))
 

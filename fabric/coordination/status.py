@@ -148,6 +148,30 @@ class FailureReport(_Plain):
     log: tuple[str, ...] = ()
 
 
+class RollStatus(_Plain):
+    """A rolling restart.
+
+    Attributes:
+        id: given by whoever asked for it.
+        state: a value of ``RollState``: running, paused, reverting, done, reverted, failed, aborted.
+        over: whether it has ended.
+        reason: why it goes back or has ended otherwise than well.
+        services: which.
+        replaced: instances that run the new version.
+        doing: the step under way, "" for none.
+        left: steps that are still to be done.
+    """
+
+    id: str
+    state: str
+    over: bool
+    reason: str = ""
+    services: tuple[str, ...] = ()
+    replaced: tuple[str, ...] = ()
+    doing: str = ""
+    left: int = 0
+
+
 class FleetStatus(_Plain):
     """All of a run at one moment.
 
@@ -158,6 +182,7 @@ class FleetStatus(_Plain):
         progress: 0 to 1.
         profile: of a start that has ended, the dict form of ``StartupProfile``.
         report: empty unless something failed.
+        roll: the last rolling restart, None before the first.
     """
 
     fleet: str
@@ -172,6 +197,7 @@ class FleetStatus(_Plain):
     services: tuple[ServiceStatus, ...] = ()
     profile: dict[str, Any] | None = None
     report: tuple[FailureReport, ...] = ()
+    roll: RollStatus | None = None
 
 
 class UpOptions(_Plain):
@@ -188,6 +214,26 @@ class UpOptions(_Plain):
     slots: int | None = Field(default=None, ge=1)
     skip_optional: bool = False
     abort_on_failure: bool = False
+
+
+class RestartOptions(_Plain):
+    """How services are to be restarted: the argument of the coordinator's ``restart``.
+
+    Attributes:
+        id: of this restart; asking again with the same id is asking once.
+        services: which; empty is all that are up and keep running.
+        surge: start one instance more before the first is stopped.
+        min_available: instances of each that stay ready; None is all of them with ``surge``, else all but one.
+        stable_for: seconds that a new instance must be ready without a break before the next one goes.
+        revert: go back to what ran before when a new instance fails.
+    """
+
+    id: str = Field(min_length=1, max_length=64)
+    services: tuple[str, ...] = ()
+    surge: bool = False
+    min_available: int | None = Field(default=None, ge=0)
+    stable_for: float = Field(default=10.0, ge=0, le=86_400)
+    revert: bool = True
 
 
 class ProcessExit(_Plain):

@@ -13,7 +13,7 @@ from fabric.hub import Hub
 from fabric.startup.engine import Engine
 from fabric.startup.events import CancelRequested, InstanceLost, Outcome, Progress, RunRequested, ShutdownRequested
 from fabric.startup.orchestrator import StartupOrchestrator
-from fabric.startup.record import Phase
+from fabric.startup.record import Phase, ServiceState
 
 ROLL_CALL = 1.0
 """Seconds that instances which the journal knows have to say that they are there. They answer at once, as a rule; one that is
@@ -93,6 +93,12 @@ class Term:
                 self.participants.tell(event)
         finally:
             unwatch()
+
+    @property
+    def restartable(self) -> tuple[str, ...]:
+        """The services that are up and keep running."""
+        records = self.engine.services.values()
+        return tuple(record.name for record in records if record.state is ServiceState.READY and not record.job)
 
     @property
     def deserted(self) -> bool:

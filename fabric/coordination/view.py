@@ -11,6 +11,7 @@ from fabric.coordination.status import (
     FleetStatus,
     GateStatus,
     InstanceStatus,
+    RollStatus,
     RunState,
     ServiceState,
     ServiceStatus,
@@ -19,11 +20,12 @@ from fabric.coordination.status import (
 )
 from fabric.routing.instance import Instance
 from fabric.startup.engine import Engine
-from fabric.startup.events import Outcome
+from fabric.startup.events import Outcome, RollState
 from fabric.startup.gates import Gate, GateState
 from fabric.startup.profile import StartupProfile
 from fabric.startup.record import ServiceRecord
 from fabric.startup.record import ServiceState as Inner
+from fabric.startup.rolling import RollingRestart
 
 _SERVICE: Mapping[Inner, ServiceState] = {
     Inner.WAITING: ServiceState.WAITING,
@@ -92,11 +94,29 @@ def fleet_status(
         progress=1.0 if not running or not services else settled / (2 * len(services)),
         stages=tuple(_stage(engine, gate) for gate in engine.scheduler.gates),
         services=services,
+        roll=None if engine.roll is None else roll_status(engine.roll),
+    )
+
+
+def roll_status(roll: RollingRestart) -> RollStatus:
+    """A rolling restart as plain data."""
+    step = roll.current
+    return RollStatus(
+        id=roll.request.roll,
+        state=RollState.PAUSED if roll.paused and not roll.state.over else roll.state,
+        over=roll.state.over,
+        reason=roll.reason,
+        services=roll.request.services,
+        replaced=tuple(roll.replaced),
+        doing="" if step is None else f"{'starting' if step.start else 'stopping'} {step.instance}",
+        left=roll.steps_left,
     )
 
 
 def _service(engine: Engine, record: ServiceRecord, stage: str, announced: tuple[Instance, ...]) -> ServiceStatus:
-    state = _SERVICE[record.state]
+    state, reason = _SERVICE[record.state], record.reason
+    if record.state is Inner.UNREADY and engine.roll is not None and record.name in engine.roll.holds:
+        state, reason = ServiceState.STARTING, "it is being restarted"
     waiting: tuple[str, ...] = ()
     if record.state is Inner.QUEUED:
         waiting = ("slot",)
@@ -122,7 +142,7 @@ def _service(engine: Engine, record: ServiceRecord, stage: str, announced: tuple
         attempt=record.attempt,
         waiting_for=waiting,
         since=record.since or None,
-        reason=record.reason,
+        reason=reason,
     )
 
 

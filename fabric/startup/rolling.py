@@ -102,6 +102,11 @@ class RollingRestart:
         return self._paused
 
     @property
+    def holds(self) -> frozenset[str]:
+        """The services that it has in its hands."""
+        return frozenset() if self.state.over else frozenset(self._services)
+
+    @property
     def steps_left(self) -> int:
         return len(self._steps) + (self.current is not None)
 
@@ -347,8 +352,9 @@ class RollingRestart:
 
 
 def _free_id(name: str, taken: Sequence[str]) -> str:
-    """The id of one place more."""
+    """The id of one place more, made as those that are taken."""
+    mark = "#" if any(one.startswith(f"{name}#") for one in taken) else "-"
     number = len(taken) + 1
-    while f"{name}#{number}" in taken:
+    while f"{name}{mark}{number}" in taken:
         number += 1
-    return f"{name}#{number}"
+    return f"{name}{mark}{number}"

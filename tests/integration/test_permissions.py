@@ -20,6 +20,7 @@ from pamqp import commands as amqp
 
 import services.todo
 from fabric import Health, Service, on_broadcast, on_event, rpc
+from fabric.cli.progress import FleetWatch
 from fabric.config import Settings
 from fabric.contract import ServiceContract, contract_of
 from fabric.coordination.agent import Agent
@@ -28,6 +29,7 @@ from fabric.coordination.coordinator import Coordinator
 from fabric.coordination.fleet import load_fleet, parse_fleet
 from fabric.coordination.host import load_service
 from fabric.coordination.permissions import Grant, commands, definitions, grants
+from fabric.coordination.processes import SUPERVISOR, Processes, Versions
 from fabric.coordination.status import FleetStatus, RunState, UpOptions
 from fabric.hub import Hub
 from fabric.transports import topology as keys
@@ -193,6 +195,34 @@ async def test_a_fleet_works_with_the_least_permissions(shop: Shop) -> None:
         await mailed.reaches(5)
         assert mailed.all[-1] == ("event", "broken")
         assert await line.dead_letters("mailer").list() == []
+
+
+async def test_the_supervisor(shop: Shop) -> None:
+    """`fabric up`, which connects as the coordinator's user, is found and called as the supervisor and hears the progress."""
+
+    class Supervisor(Service):
+        name = SUPERVISOR
+
+        @rpc(idempotent=True)
+        async def prepare(self, services: list[str]) -> Versions:
+            return Versions(version=",".join(services), previous="")
+
+    url = url_of(shop.node, "coordinator")
+    async with (
+        shop.run(Coordinator(parse_fleet(FLEET, "shop.yaml"))),
+        Hub.connect(SUPERVISOR, url=url, settings=shop.settings) as hub,
+        FleetWatch(hub) as watch,
+    ):
+        served = await hub.serve(Supervisor())
+        await served.open_doors()
+        try:
+            async with shop.hub("coordinator") as lead:
+                assert (await Processes(lead).prepare(("store",))).version == "store"
+            await hub.call("coordinator", "up", UpOptions(), returns=FleetStatus)
+            async with asyncio.timeout(10):
+                assert (await watch.next()).fleet == "shop"
+        finally:
+            await served.aclose()
 
 
 async def test_the_reference_fleet(reference: Shop) -> None:

@@ -269,6 +269,29 @@ async def test_threads_can_not_be_forked(scene: Scene) -> None:
     assert "started threads (1)" in (scene.root / "logs" / "fork-server.log").read_text()
 
 
+async def test_what_is_loaded_can_be_loaded_anew(scene: Scene) -> None:
+    """After load_anew processes come from another fork server with the code of then; those of the first go on and are heard of,
+    and the first goes when it has none left."""
+    (scene.root / "loaded.py").write_text("OWNER = 'old'")
+    uses = "import loaded, time; print(loaded.OWNER, flush=True); time.sleep(300)"
+    async with scene.supervised("loaded") as supervisor:
+        first = await supervisor.start(scene.spec("first", uses))
+        before = forker()
+        (scene.root / "loaded.py").write_text("OWNER = 'renewed'")
+        await supervisor.load_anew()
+        second = await supervisor.start(scene.spec("second", uses))
+        await until(lambda: scene.said("first") == ["old"] and scene.said("second") == ["renewed"])
+        assert psutil.Process(first).ppid() == before.pid
+        assert psutil.Process(second).ppid() != before.pid
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: scene.ends)
+        assert (scene.ends[0].pid, scene.ends[0].code) == (first, -signal.SIGKILL)
+        await supervisor.load_anew()
+        assert not alive(before.pid)
+        assert alive(second)
+    assert scene.notes == []
+
+
 OWNER = """
 import asyncio, pathlib, sys
 from fabric.cli.fork_server import ForkServerSpec

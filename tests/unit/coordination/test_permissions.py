@@ -126,6 +126,15 @@ def test_the_coordinator_leads() -> None:
     assert may(read, "vote.#", command("store")) == [True, False]
 
 
+def test_the_coordinator_supervises() -> None:
+    """`fabric up` is the coordinator's user: it is found as the supervisor, hears the progress, and stands for nobody else."""
+    lead = of("coordinator")
+    assert may(lead.read, "shop.broadcast") == [True]
+    write, read = topic(lead, SHOP.discovery)
+    assert may(write, up_service("fabric-supervisor"), up_service("coordinator"), up_service("store")) == [True, True, False]
+    assert may(read, who_service("fabric-supervisor"), who_service("store")) == [True, False]
+
+
 def test_the_command_line_and_clients() -> None:
     """The command line cares for everybody's dead letters; a client calls and publishes, and can't be found or commanded."""
     line = of("fabric-cli")
