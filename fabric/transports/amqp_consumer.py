@@ -10,6 +10,7 @@ from fabric.errors import ConnectionLost, TransportClosed
 from fabric.transports.amqp_intake import Intake, IntakeOrders
 from fabric.transports.amqp_link import Link
 from fabric.transports.amqp_moves import Mover
+from fabric.transports.amqp_parts import Remembered
 from fabric.transports.amqp_settings import AmqpSettings
 from fabric.transports.base import QueueSpec, Receiver
 
@@ -41,7 +42,12 @@ class Subscription:
     def __init__(self, home: Home, spec: QueueSpec, receiver: Receiver) -> None:
         self._home, self._spec = home, spec
         self._orders = IntakeOrders(
-            spec=spec, receiver=receiver, ours=home.settings.vouched_user, mover=home.mover, start=home.start
+            spec=spec,
+            receiver=receiver,
+            ours=home.settings.vouched_user,
+            mover=home.mover,
+            done=Remembered(spec.prefetch),
+            start=home.start,
         )
         self._keys: dict[str, None] = dict.fromkeys(spec.keys)
         self._intake: Intake | None = None

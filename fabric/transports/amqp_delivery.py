@@ -18,11 +18,44 @@ class Source(Protocol):
     @property
     def ours(self) -> str | None: ...
 
-    def ack(self, delivery: AmqpDelivery) -> None: ...
+    def ack(self, delivery: Settled) -> None: ...
 
-    async def retry(self, delivery: AmqpDelivery, reason: str) -> None: ...
+    async def retry(self, delivery: Settled, reason: str) -> None: ...
 
-    async def reject(self, delivery: AmqpDelivery, reason: str) -> None: ...
+    async def reject(self, delivery: Settled, reason: str) -> None: ...
+
+
+class Settled(Protocol):
+    """A message as its channel settles it: a whole body, or a part of one."""
+
+    settled: bool
+    """By whoever came first."""
+
+    @property
+    def body(self) -> bytes: ...
+    @property
+    def tag(self) -> int:
+        """Of the body that it came in."""
+        ...
+
+    @property
+    def content_type(self) -> str: ...
+    @property
+    def priority(self) -> Priority: ...
+    @property
+    def headers(self) -> Mapping[str, Any]: ...
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def carried(self) -> amqp_durable.Carried: ...
+
+    def settle(self, *, stored: bool) -> bool | None:
+        """It needs nothing more of us, or could not be stored where it belongs next.
+
+        Returns:
+            Whether the body may be acknowledged or must be given back; None while more of it is open.
+        """
+        ...
 
 
 class AmqpDelivery:
@@ -88,6 +121,9 @@ class AmqpDelivery:
     @property
     def user_id(self) -> str | None:
         return self.carried.user_id
+
+    def settle(self, *, stored: bool) -> bool | None:
+        return stored
 
     def ack(self) -> None:
         self.source.ack(self)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,13 @@ from aiormq.channel import Channel
 from fabric.errors import FabricError
 from fabric.transports import amqp_durable, amqp_frames
 from fabric.transports.amqp_acks import Acks
-from fabric.transports.amqp_delivery import AmqpDelivery
+from fabric.transports.amqp_delivery import AmqpDelivery, Settled
 from fabric.transports.amqp_link import Link
 from fabric.transports.amqp_moves import Mover
+from fabric.transports.amqp_parts import SUSPECT, AmqpPart, Remembered, Single, Whole
+from fabric.transports.amqp_places import Places
 from fabric.transports.base import QueueSpec, Receiver
+from fabric.wire.batch import BATCH
 
 _log = logging.getLogger("fabric.transports.amqp")
 
@@ -32,6 +35,7 @@ class IntakeOrders:
         receiver: who gets the deliveries.
         ours: our user, as the broker knows it.
         mover: where failed ones go.
+        done: of bodies that were open when a link was lost.
         start: runs something in the background.
     """
 
@@ -39,6 +43,7 @@ class IntakeOrders:
     receiver: Receiver
     ours: str | None
     mover: Mover
+    done: Remembered
     start: Callable[[Coroutine[Any, Any, None], str], None]
 
 
@@ -60,6 +65,8 @@ class Intake:
         self._acks: Acks | None = None
         self._held: list[AmqpDelivery] | None = [] if held else None
         self._most_attempts = orders.spec.max_attempts if orders.spec.durable else 0
+        self._places = Places(orders.spec.prefetch, self._begin, self._put_back) if orders.spec.durable else None
+        self._wholes: dict[int, Whole] = {}
         self.queue = ""
 
     @property
@@ -138,12 +145,17 @@ class Intake:
         channel = self._channel
         if channel is None or not self.alive:
             return
+        waited = self._places.close() if self._places is not None else []
         if self._orders.spec.single:
-            # A cancelled consumer keeps what it has, and the next one would begin behind that.
+            # A cancelled consumer keeps what it has, and the next one would begin behind that. What was done of a body that is
+            # still open would be done again there, so the rest of it goes back by itself.
+            begun = [part for whole in self._wholes.values() if whole.done for part in whole.parts if not part.settled]
+            await self._put_all_back(begun)
             await self._leave(channel)
             return
         try:
             await self._link.ask(lambda: channel.basic_cancel(self._tag), doing="ending a consumer")
+            self._put_back(waited)
             if not self._orders.spec.durable:
                 await self._link.ask(lambda: channel.queue_delete(self.queue), doing=f"deleting the queue {self.queue!r}")
         except FabricError as error:
@@ -178,6 +190,11 @@ class Intake:
         """Nothing may be settled any more."""
         self.alive = False
         self._held = None
+        if self._places is not None:
+            self._places.drop()
+        for whole in self._wholes.values():
+            self._orders.done.keep(whole)
+        self._wholes.clear()
         if self._acks is not None:
             self._acks.close()
 
@@ -205,14 +222,54 @@ class Intake:
             self._hand_over(delivery)
 
     def _hand_over(self, delivery: AmqpDelivery) -> None:
-        if self._most_attempts and delivery.attempt > self._most_attempts:
-            reason = f"given up after {self._most_attempts} deliveries; nobody settled the last one"
-            self._orders.start(self._give_up(delivery, reason, self._most_attempts), "dead-letter")
+        if self._places is None:
+            self._begin(delivery)
+        elif delivery.content_type == BATCH and (whole := self._orders.done.split(delivery)) is not None:
+            self._hand_over_parts(delivery, whole)
+        elif delivery.attempt > self._most_attempts:
+            self._orders.start(self._give_up_late(delivery), "dead-letter")
+        else:
+            self._places.take(delivery)
+
+    def _hand_over_parts(self, delivery: AmqpDelivery, whole: Whole) -> None:
+        if not whole.parts:
+            self._finish(delivery, stored=True)
             return
+        self._wholes[delivery.tag] = whole
+        assert self._places is not None
+        if delivery.attempt > self._most_attempts:
+            for part in whole.parts:
+                self._orders.start(self._give_up_late(part), "dead-letter")
+        elif delivery.attempt >= min(SUSPECT, self._most_attempts) > 1:
+            self._put_back(whole.parts)
+        else:
+            for part in whole.parts:
+                self._places.take(part)
+
+    def _begin(self, delivery: Single) -> None:
         try:
             self._orders.receiver(delivery)
         except Exception:
             _log.exception("the receiver of %r failed", self.queue)
+
+    async def _give_up_late(self, delivery: Single) -> None:
+        if self.alive and _claim(delivery):
+            most = self._most_attempts
+            reason = f"given up after {most} deliveries; nobody settled the last one"
+            self._finish(delivery, stored=await self._give_up(delivery, reason, most))
+
+    def _put_back(self, parts: Sequence[AmqpPart]) -> None:
+        if parts:
+            self._orders.start(self._put_all_back(parts), "give messages back")
+
+    async def _put_all_back(self, parts: Sequence[AmqpPart]) -> None:
+        """Each alone, so that others may take them."""
+        await asyncio.gather(*(self._put_one_back(part) for part in parts))
+
+    async def _put_one_back(self, part: AmqpPart) -> None:
+        if self.alive and _claim(part):
+            orders = self._orders
+            self._finish(part, stored=await orders.mover.put_back(self._link, orders.spec, part))
 
     def on_confirm(self, tag: int, *, multiple: bool, taken: bool) -> None:
         return
@@ -231,36 +288,43 @@ class Intake:
 
     # -- settling -------------------------------------------------------------------------------------------------
 
-    def ack(self, delivery: AmqpDelivery) -> None:
+    def ack(self, delivery: Settled) -> None:
         if _claim(delivery):
-            self._finish(delivery, done=True)
+            self._end_one(delivery, stored=True)
 
-    async def retry(self, delivery: AmqpDelivery, reason: str) -> None:
+    async def retry(self, delivery: Settled, reason: str) -> None:
         if self.alive and _claim(delivery):
             orders = self._orders
             stored = not orders.spec.durable or await orders.mover.retry(self._link, orders.spec, delivery, reason)
-            self._finish(delivery, done=stored)
+            self._end_one(delivery, stored=stored)
 
-    async def reject(self, delivery: AmqpDelivery, reason: str) -> None:
-        await self._give_up(delivery, reason, delivery.attempt)
-
-    async def _give_up(self, delivery: AmqpDelivery, reason: str, attempts: int) -> None:
+    async def reject(self, delivery: Settled, reason: str) -> None:
         if self.alive and _claim(delivery):
-            spec, mover = self._orders.spec, self._orders.mover
-            stored = not spec.durable or await mover.give_up(self._link, spec, delivery, reason, attempts=attempts)
-            self._finish(delivery, done=stored)
+            self._end_one(delivery, stored=await self._give_up(delivery, reason, delivery.attempt))
 
-    def _finish(self, delivery: AmqpDelivery, *, done: bool) -> None:
-        """Acknowledge it, or give it back to its queue."""
-        if self._acks is None:
+    async def _give_up(self, delivery: Settled, reason: str, attempts: int) -> bool:
+        spec, mover = self._orders.spec, self._orders.mover
+        return not spec.durable or await mover.give_up(self._link, spec, delivery, reason, attempts=attempts)
+
+    def _end_one(self, delivery: Settled, *, stored: bool) -> None:
+        """One that a receiver had."""
+        self._finish(delivery, stored=stored)
+        if self._places is not None:
+            self._places.leave()
+
+    def _finish(self, delivery: Settled, *, stored: bool) -> None:
+        """Acknowledge the body that it came in, or give it back to its queue, when that is settled."""
+        whole_stored = delivery.settle(stored=stored)
+        if self._acks is None or whole_stored is None:
             return
-        if done:
+        self._wholes.pop(delivery.tag, None)
+        if whole_stored:
             self._acks.ack(delivery.tag)
         else:
             self._acks.requeue(delivery.tag)
 
 
-def _claim(delivery: AmqpDelivery) -> bool:
+def _claim(delivery: Settled) -> bool:
     """Whoever settles it first settles it."""
     if delivery.settled:
         return False

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from fabric.clock import Clock
 from fabric.errors import FabricError, NoRoute
 from fabric.transports import amqp_durable
-from fabric.transports.amqp_delivery import AmqpDelivery
+from fabric.transports.amqp_delivery import Settled
 from fabric.transports.amqp_frames import table
 from fabric.transports.amqp_link import Link
 from fabric.transports.amqp_publisher import Publisher
@@ -29,7 +30,7 @@ class Mover:
     def __init__(self, publisher: Publisher, clock: Clock, instance: str) -> None:
         self._publisher, self._clock, self._instance = publisher, clock, instance
 
-    async def retry(self, link: Link, spec: QueueSpec, delivery: AmqpDelivery, reason: str) -> bool:
+    async def retry(self, link: Link, spec: QueueSpec, delivery: Settled, reason: str) -> bool:
         """To the delay that its attempt calls for, or to the dead letters. False: it could not be stored in time."""
         attempt = delivery.attempt
         if attempt >= spec.max_attempts:
@@ -44,7 +45,7 @@ class Mover:
         past = self._past(delivery, reason, self._clock.time(), attempt)
         return await self._move(link, place, arguments, delivery, past.headers())
 
-    async def give_up(self, link: Link, spec: QueueSpec, delivery: AmqpDelivery, reason: str, *, attempts: int) -> bool:
+    async def give_up(self, link: Link, spec: QueueSpec, delivery: Settled, reason: str, *, attempts: int) -> bool:
         """To the dead letters, after as many ``attempts``. False: it could not be stored in time."""
         assert spec.name is not None
         now = self._clock.time()
@@ -52,11 +53,17 @@ class Mover:
         headers = self._past(delivery, reason, now, attempts).death(reason, now)
         return await self._move(link, place, amqp_durable.dead_letter_arguments(), delivery, headers)
 
-    def _past(self, delivery: AmqpDelivery, reason: str, now: float, attempts: int) -> amqp_durable.Carried:
+    async def put_back(self, link: Link, spec: QueueSpec, delivery: Settled) -> bool:
+        """To the end of its own queue, by itself, as if this delivery had not been. False: it could not be stored in time."""
+        assert spec.name is not None
+        past = replace(delivery.carried, attempts=delivery.attempt - 1)
+        return await self._move(link, spec.name, amqp_durable.queue_arguments(spec), delivery, past.headers())
+
+    def _past(self, delivery: Settled, reason: str, now: float, attempts: int) -> amqp_durable.Carried:
         return delivery.carried.failed(attempts=attempts, reason=reason, at=now, instance=self._instance)
 
     async def _move(
-        self, link: Link, place: str, arguments: Mapping[str, Any], delivery: AmqpDelivery, headers: Mapping[str, Any]
+        self, link: Link, place: str, arguments: Mapping[str, Any], delivery: Settled, headers: Mapping[str, Any]
     ) -> bool:
         try:
             async with asyncio.timeout(_SECONDS):
@@ -70,7 +77,7 @@ class Mover:
             return False
         return True
 
-    async def _store(self, place: str, delivery: AmqpDelivery, headers: Mapping[str, Any]) -> None:
+    async def _store(self, place: str, delivery: Settled, headers: Mapping[str, Any]) -> None:
         await self._publisher.send(
             "",
             place,

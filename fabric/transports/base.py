@@ -109,6 +109,10 @@ class Delivery(Protocol):
     ``attempt`` counts deliveries of this message, from 1. ``expired`` and crashed deliveries count too. ``exchange``, ``key``,
     ``message_id`` and ``headers`` are as it was published, also after a retry or a replay; headers of the broker's own
     (``x-...``) are left out, and whatever they hold does no harm.
+
+    Several messages sent as one body (``wire.batch``) to a durable queue are one delivery each, settled, tried again and given
+    up by itself, and count one by one for ``prefetch``. RabbitMQ stores them as one message: if it is not settled when the
+    consumer is lost, what was settled of it may come again. Those have no ``message_id``.
     """
 
     @property

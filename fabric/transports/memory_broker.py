@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from fabric.clock import Clock
-from fabric.errors import ConfigurationError, NoRoute, TopologyConflict
+from fabric.errors import ConfigurationError, InvalidMessage, NoRoute, TopologyConflict
 from fabric.transports.alarm import Alarm
 from fabric.transports.backlog import OVERHEAD, Held, Published
 from fabric.transports.base import ExchangeKind
@@ -18,6 +18,8 @@ from fabric.transports.exchange import Exchange
 from fabric.transports.headers import without_reserved
 from fabric.transports.memory_queue import Queue
 from fabric.transports.timers import Timers
+from fabric.wire.batch import BATCH, split_stored
+from fabric.wire.codec import MSGPACK
 from fabric.wire.message import MessageIds, Priority
 
 
@@ -150,7 +152,8 @@ class Broker:
         )
         taken = False
         for queue in targets:
-            taken = queue.accept(message) or taken
+            for single in _singles(message) if queue.owner is None else (message,):
+                taken = queue.accept(single) or taken
         return Outcome.TAKEN if taken else Outcome.FULL
 
     def give_back(self, queue: Queue, held: Held, *, instance: str) -> None:
@@ -213,3 +216,14 @@ class Broker:
 
     def _note_failure(self, held: Held, reason: str, instance: str) -> None:
         held.history = (*held.history, {"at": self.clock.time(), "reason": reason, "instance": instance})
+
+
+def _singles(message: Published) -> Sequence[Published]:
+    """What a durable queue keeps of a message: the parts of a batch are settled, tried again and given up one by one."""
+    if message.content_type != BATCH:
+        return (message,)
+    try:
+        bodies = split_stored(message.body)
+    except InvalidMessage:
+        return (message,)
+    return [message._replace(body=body, content_type=MSGPACK, message_id=None) for body in bodies]

@@ -19,6 +19,9 @@ BATCH: Final = "application/vnd.fabric.batch+msgpack"
 OVERHEAD: Final = 5
 """Bytes that a batch adds to each message at most, and to the whole."""
 
+MOST_STORED: Final = 1024
+"""Messages that one stored body may hold; ours hold fewer. Each may need a place of its own later."""
+
 _SMALLEST: Final = 9
 _FEW: Final = 1024
 
@@ -48,6 +51,18 @@ def split(body: bytes, content_type: str) -> Sequence[bytes]:
     if type(parts) is not list or not all(type(part) is bytes for part in parts):
         raise InvalidMessage("not a batch: an array of byte strings was expected")
     return parts
+
+
+def split_stored(body: bytes) -> list[bytes]:
+    """The encoded messages of a batch that was stored.
+
+    Raises:
+        InvalidMessage: it is none, is empty, or holds more than ``MOST_STORED``.
+    """
+    parts = split(body, BATCH)
+    if not 0 < len(parts) <= MOST_STORED:
+        raise InvalidMessage(f"a batch of {len(parts)} messages, and 1 to {MOST_STORED} are allowed")
+    return list(parts)
 
 
 def messages(body: bytes, content_type: str, limits: Limits = DEFAULT_LIMITS) -> Iterator[ServiceMessage | InvalidMessage]:
