@@ -268,7 +268,9 @@ class Engine:
         assert self._scheduler is not None
         if record.state is not ServiceState.STOPPING:
             self._scheduler.set(record, ServiceState.STOPPING, reason)
-            self._attempts.stop(record)
+        elif self._world.timers.get(("stop", record.name, "")) is not None:
+            return
+        self._attempts.stop(record)
 
     # ------------------------------------------------------------ rolling restarts
 

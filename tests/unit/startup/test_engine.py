@@ -513,6 +513,20 @@ def test_instance_that_failed_in_an_earlier_run_is_commanded_by_a_new_one() -> N
     assert simulation.engine.services["store"].reason == "2 of 2 ready"
 
 
+def test_service_that_was_being_stopped_when_a_run_without_it_came_is_stopped_in_its_time() -> None:
+    """A run is cancelled and another one requested, cancelled too: what only the first one had, and hangs, ends by its limit."""
+    simulation = simulate(db=Behaviour(seconds=9), mail=Behaviour(silent=True))
+    mail = service("mail", timeout=30.0, stop_timeout=10.0)
+    simulation.tell(request([service("db"), mail]))
+    simulation.go_to(2.0)
+    simulation.tell(CancelRequested())
+    simulation.tell(request([service("db")], run="run-2"))
+    simulation.tell(CancelRequested())
+    simulation.go_to(30.0)
+    assert simulation.engine.outcome is Outcome.CANCELLED
+    assert states(simulation) == {"db": "stopped", "mail": "stopped"}
+
+
 def test_same_events_give_the_same_state() -> None:
     """Replaying the events of a run gives the same actions and states, which is what a successor relies on."""
     rng = random.Random(7)
