@@ -16,7 +16,7 @@ from fabric.requests import PendingRequests
 from fabric.routing.instance import Instance, InstanceState
 from fabric.routing.outcomes import Facts, speaks_well
 from fabric.routing.registry import Endpoint, ServiceRegistry
-from fabric.routing.retry import goes_elsewhere
+from fabric.routing.retry import adds_load
 from fabric.routing.route import Route
 from fabric.routing.traffic import Traffic
 from fabric.wire.message import Priority
@@ -184,7 +184,7 @@ class Caller:
         retry = route.policy.retry
         if not retry.allows(error, idempotent=idempotent) or (pinned and isinstance(error, NoInstance)):
             return None
-        if not goes_elsewhere(error) and (repeats or not route.budget.withdraw()):
+        if adds_load(error) and (repeats or not route.budget.withdraw()):
             return None
         return retry.pause(error, self._chance)
 

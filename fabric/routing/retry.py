@@ -6,7 +6,17 @@ import math
 import random
 from dataclasses import dataclass
 
-from fabric.errors import CallError, CircuitOpen, ConfigurationError, InstanceLost, LinkLost, NoInstance, Overloaded, RemoteError
+from fabric.errors import (
+    CallError,
+    CallNotSent,
+    CircuitOpen,
+    ConfigurationError,
+    InstanceLost,
+    LinkLost,
+    NoInstance,
+    Overloaded,
+    RemoteError,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +79,14 @@ class RetryPolicy:
 
 
 def goes_elsewhere(error: CallError) -> bool:
-    """Whether what failed is out of the running: the next attempt adds no load to it, so it needs no pause and no budget."""
+    """Whether what failed is out of the running: the next attempt is for others, so it needs no pause."""
     return isinstance(error, (NoInstance, InstanceLost)) or (isinstance(error, Overloaded) and error.draining)
+
+
+def adds_load(error: CallError) -> bool:
+    """Whether another attempt asks more of those that were asked already, which a budget has to pay for. Going elsewhere does
+    not, nor does what never reached anybody: the broker refuses a whole body of calls for an inbox that just died."""
+    return not (goes_elsewhere(error) or isinstance(error, CallNotSent))
 
 
 _CRUMBS = 1e-9

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fabric import Service, ServiceError, rpc
+from fabric.config import Settings
 from fabric.errors import (
     CallError,
     CallNotSent,
@@ -17,6 +18,7 @@ from fabric.errors import (
     ConfigurationError,
     DeadlineExceeded,
     NoInstance,
+    NotSent,
     RemoteError,
     ValidationFailed,
 )
@@ -26,6 +28,8 @@ from fabric.routing.breaker import HALF_OPEN, BreakerPolicy
 from fabric.routing.policies import Policies, RoutePolicy
 from fabric.routing.retry import RetryPolicy
 from fabric.testing import Bench
+from fabric.transports.memory import MemoryNetwork, MemoryTransport
+from fabric.transports.topology import Topology
 from fabric.wire.message import MessageType
 from tests.puppet import Puppet, eventually, turns
 
@@ -296,6 +300,38 @@ async def test_a_fallback_replaces_no_word_of_the_handlers() -> None:
 
 
 # ---------------------------------------------------------------- retries across layers
+
+
+class Refusing(MemoryTransport):
+    """The broker refuses what goes to ``victim``, as it does while a queue is dying."""
+
+    victim = ""
+
+    async def send(self, exchange: str, key: str, body: bytes, **options: Any) -> None:
+        if key == self.victim:
+            raise NotSent("a queue behind it failed")
+        await super().send(exchange, key, body, **options)
+
+
+async def test_calls_that_the_broker_refuses_go_elsewhere_whatever_the_budget() -> None:
+    """M7 (moleculer#399): an instance is killed while a body with many calls for it is on its way, and the broker refuses all of
+    them: none has run, so each goes elsewhere, though a budget would pay for none of them."""
+    network = MemoryNetwork()
+
+    async def link(settings: Settings) -> MemoryTransport:
+        return Refusing(network, Topology(settings.namespace))
+
+    async with network, Bench(network=network, transport=link) as bench:
+        nodes = [Node(), Node()]
+        for node in nodes:
+            await bench.start(node)
+        hub = await bench.hub(policies=policies(retry=RetryPolicy(budget_burst=0, budget_ratio=0)))
+        await hub.find("node")
+        assert isinstance(hub.transport, Refusing)
+        hub.transport.victim = nodes[0].hub.instance
+        answers = await asyncio.gather(*(outcome(hub.call("node", "work")) for _ in range(100)))
+        assert set(answers) == {nodes[1].hub.instance}
+        assert (nodes[0].calls, nodes[1].calls) == (0, 100)
 
 
 async def test_three_layers_that_retry_do_not_multiply() -> None:

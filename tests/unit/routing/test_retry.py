@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fabric import errors
 from fabric.errors import CallError, ConfigurationError
-from fabric.routing.retry import RetryBudget, RetryPolicy, goes_elsewhere
+from fabric.routing.retry import RetryBudget, RetryPolicy, adds_load, goes_elsewhere
 from tests.unit.wire.messages import unhurried
 
 
@@ -99,22 +99,24 @@ def test_an_overloaded_instance_gets_the_time_it_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "elsewhere"),
+    ("error", "elsewhere", "costs"),
     [
-        (failed("NoInstance"), True),
-        (failed("InstanceLost"), True),
-        (failed("Overloaded", draining=True), True),
-        (failed("Overloaded"), False),
-        (failed("CallNotSent"), False),
-        (failed("LinkLost"), False),
-        (failed("ExpiredInQueue"), False),
-        (failed("RemoteError", retryable=True), False),
+        (failed("NoInstance"), True, False),
+        (failed("InstanceLost"), True, False),
+        (failed("Overloaded", draining=True), True, False),
+        (failed("Overloaded"), False, True),
+        (failed("CallNotSent"), False, False),
+        (failed("LinkLost"), False, True),
+        (failed("ExpiredInQueue"), False, True),
+        (failed("RemoteError", retryable=True), False, True),
     ],
 )
-def test_no_pause_for_those_that_are_gone(error: CallError, elsewhere: bool) -> None:
-    """M7 (moleculer#399): an instance that is gone or going is left at once; one that is there gets its pause."""
+def test_no_pause_for_those_that_are_gone(error: CallError, elsewhere: bool, costs: bool) -> None:
+    """M7 (moleculer#399): an instance that is gone or going is left at once; one that is there gets its pause. The budget pays
+    for what was asked of somebody, not for what never reached anybody."""
     assert goes_elsewhere(error) == elsewhere
     assert (RetryPolicy(base=1.0).pause(error, random.Random(1)) == 0.0) == elsewhere
+    assert adds_load(error) == costs
 
 
 @pytest.mark.parametrize(
