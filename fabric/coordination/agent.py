@@ -86,12 +86,13 @@ class Agent:
         self._tasks = Tasks(f"agent of {hub.instance}")
         self._ids = MessageIds()
         self._epoch = 0
-        self._attempt = 0
+        self._run, self._attempt = "", 0
         self._sequence = 0
         self._reports: asyncio.Queue[Report] = asyncio.Queue(maxsize=1000)
         self._starting: asyncio.Task[None] | None = None
         self._checking: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
+        self._next: Command | None = None
         self._check_now = asyncio.Event()
         self._turned = asyncio.Event()
         self._control: Consumer | None = None
@@ -191,25 +192,26 @@ class Agent:
             case CommandKind.START:
                 self._obey_start(command)
             case CommandKind.STOP:
+                self._next = None
                 if self._stopping is None or self._stopping.done():
                     self._stopping = self._tasks.start(self._obey_stop(command), "stop")
             case CommandKind.CHECK:
                 self._tell_where_i_stand()
 
     def _obey_start(self, command: Command) -> None:
+        """Attempts count within a run: another run may count from 1 again, and gets a start of its own."""
+        if self._life.state is InstanceState.STOPPING:
+            self._next = command
+            return
+        repeated = command.run == self._run and command.attempt <= self._attempt
+        if not repeated:
+            self._run, self._attempt = command.run, command.attempt
         busy = self._starting is not None and not self._starting.done()
         up = self._life.state in (InstanceState.STARTING, InstanceState.RUNNING)
-        if busy or up:
-            # What runs is adopted: a repeat, or the command of a run or a leader that came later.
-            self._attempt = command.attempt
+        if repeated or busy or up:
+            # What runs is adopted by a run or a leader that came later.
             self._tell_where_i_stand()
             return
-        if command.attempt <= self._attempt and self._life.state is InstanceState.FAILED:
-            self._tell_where_i_stand()
-            return
-        if self._life.state is InstanceState.STOPPING:
-            return
-        self._attempt = command.attempt
         self._starting = self._tasks.start(self._start_and_report(command.timeout), "start")
 
     async def _start_and_report(self, timeout: float) -> None:
@@ -245,8 +247,12 @@ class Agent:
         self._report(ServiceFailed, attempt=self._attempt, reason=reason[:2000], code=code if isinstance(code, str) else None)
 
     async def _obey_stop(self, command: Command) -> None:
-        self._attempt = max(self._attempt, command.attempt)
+        self._attempt = max(self._attempt, command.attempt) if command.run == self._run else command.attempt
+        self._run = command.run
         await self.stop(min(command.timeout, self._hub.settings.drain_timeout))
+        if self._next is not None:  # a run that began while the last one was being stopped
+            command, self._next = self._next, None
+            self._obey_start(command)
 
     def _tell_where_i_stand(self) -> None:
         match self._life.state:

@@ -260,7 +260,7 @@ class StartupOrchestrator:
             epoch: of this leader, higher than any before.
         """
         for event, at in entries:
-            self.engine.handle(event, at)
+            self._decide(event, at)  # what was refused when it came is in the journal too
         self._open()
         self._receive(LeadershipTaken(epoch=epoch))
 

@@ -200,6 +200,70 @@ async def test_a_failed_start_is_reported_with_its_cause_and_can_be_tried_again(
     assert kettle.starts == 2
 
 
+async def test_a_recorded_failure_answers_its_own_run_only(bench: Bench, leader: Leader) -> None:
+    """S18: a repeat is answered with the failure that it had and starts nothing; a later run that counts its attempts from 1
+    again, because the journal was lost, gets a start of its own."""
+    kettle = Kettle()
+    kettle.fail_with = [RuntimeError("no water"), RuntimeError("no water"), RuntimeError("no water")]
+    await bench.start(kettle, managed=True)
+    for attempt in (1, 2):
+        await leader.command(attempt=attempt)
+        await leader.until(lambda event, attempt=attempt: isinstance(event, ServiceFailed) and event.attempt == attempt)
+    leader.forget()
+    await leader.command(attempt=1)
+    assert (await leader.until_type(ServiceFailed)).attempt == 2
+    assert kettle.starts == 2
+    leader.forget()
+    await leader.command(run="run-2", epoch=2, attempt=1)
+    assert (await leader.until_type(ServiceFailed)).attempt == 1
+    assert kettle.starts == 3
+
+
+async def test_a_late_double_of_a_start_does_not_undo_a_stop(bench: Bench, leader: Leader) -> None:
+    """S18: after STOP, the START of before arrives once more: it is answered, and nothing starts."""
+    kettle = Kettle()
+    agent = await bench.start(kettle, managed=True)
+    await leader.command()
+    await leader.until(yes)
+    await leader.command(CommandKind.STOP)
+    await leader.until_type(ServiceStopped)
+    leader.forget()
+    await leader.command()
+    await leader.until_type(ServiceStopped)
+    assert (agent.state, kettle.starts) == (InstanceState.STOPPED, 1)
+
+
+@pytest.mark.parametrize("taken_back", [False, True])
+async def test_a_start_during_the_stop_is_carried_out_after_it(bench: Bench, leader: Leader, taken_back: bool) -> None:
+    """S14: a run that begins while the last one is being stopped need not wait out a timeout; a STOP after it takes it back."""
+
+    class Slow(Kettle):
+        async def stop(self) -> None:
+            self.stops += 1
+            await self.gate.wait()
+
+    kettle = Slow()
+    agent = await bench.start(kettle, managed=True)
+    await leader.command()
+    await leader.until(yes)
+    kettle.gate.clear()
+    await leader.command(CommandKind.STOP)
+    await agent.wait_state(InstanceState.STOPPING, timeout=5)
+    leader.forget()
+    await leader.command(run="run-2", attempt=2)
+    if taken_back:
+        await leader.command(CommandKind.STOP, run="run-2", attempt=2)
+    kettle.gate.set()
+    await leader.until_type(ServiceStopped)
+    if taken_back:
+        leader.forget()
+        await leader.command(CommandKind.CHECK)
+        await leader.until_type(ServiceStopped)
+    else:
+        await leader.until(yes)
+    assert kettle.starts == (1 if taken_back else 2)
+
+
 async def test_a_start_that_hangs_fails_at_its_timeout(bench: Bench, leader: Leader) -> None:
     """start() is cancelled and the report says that it took too long."""
     kettle = Kettle()

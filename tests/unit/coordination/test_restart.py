@@ -12,9 +12,11 @@ from fabric import Hub, Service, rpc
 from fabric.coordination.agent import AgentPolicy
 from fabric.coordination.coordinator import Coordinator
 from fabric.coordination.fleet import parse_fleet
+from fabric.coordination.journal_memory import MemoryJournal
 from fabric.coordination.processes import SUPERVISOR, EndOrder, StartOrder, Versions
 from fabric.coordination.status import FleetStatus, RestartOptions, RollStatus, UpOptions
 from fabric.errors import RemoteError
+from fabric.startup.events import CancelRequested, RollRequested, RunRequested
 from fabric.testing import Bench
 
 FLEET = """
@@ -216,6 +218,21 @@ async def test_pause_and_abort(bench: Bench, hands: Hands) -> None:
     roll = await restart(bench, services=("store",))
     assert roll.state == "aborted"
     assert set(hands.running) == {"store-1", "store-2", "web-1"}
+
+
+async def test_a_refused_restart_in_the_journal_refuses_no_successor(bench: Bench) -> None:
+    """S2: a restart that was possible when it was asked for and not when its turn came is in the journal; whoever replays it
+    goes on after it."""
+    fleet = parse_fleet(FLEET, "shop.yaml")
+    log: list[bytes] = []
+    journal = MemoryJournal(log)
+    await journal.claim("coordinator-0", 1)
+    run = RunRequested(run="r", services=tuple(fleet.definitions), stages=fleet.stages)
+    refused = RollRequested(roll="r1", services=("store",))
+    await journal.append([(run, 1.0), (refused, 2.0), (CancelRequested(reason="no more"), 3.0)])
+    await bench.start(Store(), managed=True, instance="store-1")
+    coordinator = await bench.start(Coordinator(fleet, journal=MemoryJournal(log)))
+    assert coordinator.health.is_ok
 
 
 async def test_without_a_supervisor_it_is_refused(bench: Bench) -> None:
