@@ -46,6 +46,7 @@ class Gate:
         state: by the last ``judge``.
         entered_at: when the gates before it were open for the first time.
         opened_at: when it became passable the last time.
+        passed_at: when it became passable the first time.
         changes: when its state changed, what that came from, and which service was the last to be met by then.
         timed_out: the stage's time is over.
         required_at: since when everything required has been met without a break.
@@ -60,6 +61,7 @@ class Gate:
     state: GateState = GateState.WAITING
     entered_at: float | None = None
     opened_at: float | None = None
+    passed_at: float | None = None
     changes: list[tuple[Trigger, str]] = field(default_factory=list)
     timed_out: bool = False
     required_at: float | None = None

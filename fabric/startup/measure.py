@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from fabric.startup import paths
+from fabric.startup.bound import Bound, bound_of
 from fabric.startup.chain import critical_chain
 from fabric.startup.engine import Engine
 from fabric.startup.gates import Gate
-from fabric.startup.plan import Plan, gate_name
+from fabric.startup.plan import gate_name
 from fabric.startup.profile import Bottleneck, GateProfile, ServiceProfile, StartupProfile, Stretch
 from fabric.startup.record import UP, ServiceRecord
 from fabric.startup.report import failure_report
@@ -33,9 +34,7 @@ def profile_of(engine: Engine, *, history: Mapping[str, float] | None = None) ->
     own = {service.name: service.own for service in profiles}
     width = plan.options.width
     chain = critical_chain(engine) if finished else ()
-    needs_without_gates = {name: tuple(need for need in plan.node_needs[name] if need in own) for name in own}
-    order_without_gates = [name for name in plan.nodes if name in own]
-    gates = {gate_name(stage): stage.health_gate.stable_for for stage in plan.stages}
+    bound = bound_of(engine, end)
     return StartupProfile(
         run=plan.run,
         outcome=engine.outcome,
@@ -45,12 +44,11 @@ def profile_of(engine: Engine, *, history: Mapping[str, float] | None = None) ->
         services=tuple(profiles),
         gates=tuple(_gate(engine, gate) for gate in engine.scheduler.gates),
         critical_path=chain,
-        bottlenecks=_bottlenecks(plan, {**own, **gates}, {part.name for part in chain if part.kind in ("start", "retry")}),
-        work=sum(own.values()),
+        bottlenecks=_bottlenecks(bound, own, {part.name for part in chain if part.kind in ("start", "retry")}),
+        work=sum(one.own for one in profiles if one.ready is not None and one.ready <= makespan),
         width=width if width is not None else widest(profiles),
-        # What was reached is possible: times that a run did not have to wait for, as of an optional dependency, are no bound.
-        bound=min(paths.lower_bound(plan.nodes, plan.node_needs, {**own, **gates}, width, outside=gates), makespan),
-        bound_without_gates=min(paths.lower_bound(order_without_gates, needs_without_gates, own, width), makespan),
+        bound=bound.seconds(),
+        bound_without_gates=bound_of(engine, end, gates=False).seconds(),
         slot_limited=width is not None,
         needs=dict(plan.node_needs),
         stages=plan.stages,
@@ -136,10 +134,7 @@ def _gate_time(engine: Engine, gate: Gate) -> float:
     return max(0.0, gate.opened_at - max(last.up_at, gate.entered_at or 0.0))
 
 
-def _bottlenecks(plan: Plan, weights: Mapping[str, float], names: set[str]) -> tuple[Bottleneck, ...]:
-    whole = paths.critical_path(plan.nodes, plan.node_needs, weights).seconds
-    found = []
-    for name in sorted(names, key=lambda name: (-weights.get(name, 0.0), name))[:_BOTTLENECKS]:
-        without = paths.critical_path(plan.nodes, plan.node_needs, {**weights, name: 0.0}).seconds
-        found.append(Bottleneck(name=name, seconds=weights.get(name, 0.0), gain=whole - without))
+def _bottlenecks(bound: Bound, own: Mapping[str, float], names: set[str]) -> tuple[Bottleneck, ...]:
+    longest = sorted(names, key=lambda name: (-own.get(name, 0.0), name))[:_BOTTLENECKS]
+    found = [Bottleneck(name=name, seconds=own.get(name, 0.0), gain=bound.saved_without(name)) for name in longest]
     return tuple(sorted(found, key=lambda part: (-part.gain, -part.seconds, part.name)))

@@ -7,7 +7,7 @@ are seconds; a node without one weighs ``DEFAULT_WEIGHT``.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 DEFAULT_WEIGHT = 1.0
@@ -98,46 +98,3 @@ def slack(order: Sequence[str], needs: Mapping[str, Iterable[str]], weights: Map
     below = remaining(order, needs, weights)
     whole = max(ends.values(), default=0.0)
     return {node: max(0.0, whole - (ends[node] - weights.get(node, DEFAULT_WEIGHT) + below[node])) for node in order}
-
-
-_PAIRS_UP_TO = 400
-
-
-def lower_bound(
-    order: Sequence[str],
-    needs: Mapping[str, Iterable[str]],
-    weights: Mapping[str, float],
-    slots: int | None,
-    *,
-    outside: Collection[str] = (),
-) -> float:
-    """Seconds that no schedule can beat.
-
-    At least the critical path, and at least the work spread evenly over the slots. Sharper than both: nodes that can't
-    start before ``r`` and that leave at least ``q`` to be done after them have to fit into what is between, so that no
-    schedule takes less than r + their work / slots + q, for any r and q (the bound of Jackson and Carlier for one machine,
-    shared by ``slots`` of them).
-
-    Args:
-        outside: nodes that take no slot.
-    """
-    ends = earliest_ends(order, needs, weights)
-    whole = max(ends.values(), default=0.0)
-    if not slots:
-        return whole
-    below = remaining(order, needs, weights)
-    # Of each node: how early it can start, its own time, and what is left when it has ended.
-    jobs = [
-        (ends[node] - weight, weight, below[node] - weight)
-        for node in order
-        if node not in outside and (weight := weights.get(node, DEFAULT_WEIGHT)) > 0
-    ]
-    heads = sorted({head for head, _, _ in jobs}) if len(jobs) <= _PAIRS_UP_TO else [0.0]
-    jobs.sort(key=lambda job: -job[2])
-    for head in heads:
-        work = 0.0
-        for start, weight, tail in jobs:
-            if start >= head:
-                work += weight
-                whole = max(whole, head + work / slots + tail)
-    return whole

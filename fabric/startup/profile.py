@@ -105,8 +105,8 @@ class StartupProfile:
         bottlenecks: the services of which it would pay most to make them faster.
         work: T1, the own times of all services one after the other.
         width: m, the slots; without a limit the most services that were starting at once.
-        bound: LB, seconds that no order of starting could have beaten with these gates and slots; never below the critical
-            path or T1/m (see ``fabric.startup.paths.lower_bound``).
+        bound: LB, seconds that no order of starting could have beaten with these gates, slots and budgets; in a run without
+            failures never below the critical path or T1/m (see ``fabric.startup.bound``).
         bound_without_gates: the same if there were no gates.
         slot_limited: whether there was a limit.
         needs: for each service and gate (``gate:STAGE``) what it waited for.

@@ -210,6 +210,7 @@ class ServiceRecord:
     has_started: bool = False
     is_ready: bool = False
     begun_at: float | None = None
+    started_at: float | None = None
     up_at: float | None = None
     settled_at: float | None = None
     trigger: Trigger | None = None

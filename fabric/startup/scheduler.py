@@ -114,6 +114,8 @@ class Scheduler:
         done = record.count(Phase.DONE)
         record.is_ready = record.ready_count(world.now, world.epoch) + done >= record.quorum
         record.has_started = record.started_count() >= record.quorum
+        if record.has_started and record.started_at is None:
+            record.started_at = world.now
         if flags != (record.has_started, record.is_ready) or name in self.plan.gates_naming:
             self._dirty["service", name] = None
         state, reason = self._state_of(record, done)
@@ -289,6 +291,7 @@ class Scheduler:
         gate.changes = [*gate.changes[1 - _KEPT_CHANGES :], (because, gate.met_last)]
         if state.passable:
             gate.opened_at = world.now
+            gate.passed_at = world.now if gate.passed_at is None else gate.passed_at
             if not gate.stage.skip_on_timeout:
                 world.timers.cancel(("stage", gate.stage.name, ""))
         self.touched = True
