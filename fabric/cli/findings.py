@@ -1,53 +1,26 @@
-"""What is not wrong in a fleet file, but may surprise."""
+"""What of a fleet file is not wrong but may surprise: what the lint of its plan finds, and what only its file tells."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from fabric.coordination.fleet import Fleet
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One surprise. ``rule`` is a stable name for programs; ``source`` is ``file:line``."""
-
-    rule: str
-    message: str
-    source: str | None
+from fabric.startup.lint import Finding, Severity, lint
 
 
 def findings(fleet: Fleet) -> list[Finding]:
     """In the order of the file."""
-    found = [*_critical_on_optional(fleet), *_never_waited_for(fleet), *_outside_stages(fleet), *_started_by_others(fleet)]
+    found = [*lint(fleet.definitions, fleet.stages), *_outside_stages(fleet), *_started_by_others(fleet)]
     return sorted(found, key=lambda finding: int((finding.source or ":0").rpartition(":")[2]))
-
-
-def _critical_on_optional(fleet: Fleet) -> Iterator[Finding]:
-    for edge in fleet.graph.edges:
-        if not edge.optional and fleet.graph[edge.dependent].critical and not fleet.graph[edge.dependency].critical:
-            yield Finding(
-                rule="critical-needs-optional",
-                message=f"{edge.dependent} is critical and needs {edge.dependency}, which is not: "
-                f"when that fails, {edge.dependent} starts without it",
-                source=edge.source,
-            )
-
-
-def _never_waited_for(fleet: Fleet) -> Iterator[Finding]:
-    for edge in fleet.graph.ignored:
-        yield Finding(
-            rule="ignored-edge",
-            message=f"{edge.dependent} does not wait for {edge.dependency}: with other edges it would close a cycle",
-            source=edge.source,
-        )
 
 
 def _outside_stages(fleet: Fleet) -> Iterator[Finding]:
     for service in fleet.definitions if fleet.stages else ():
         if not fleet.stage_of(service.name):
             yield Finding(
+                severity=Severity.WARNING,
                 rule="no-stage",
+                subject=service.name,
                 message=f"{service.name} is in no stage: it starts by its dependencies alone and no gate holds it back",
                 source=service.source,
             )
@@ -57,7 +30,9 @@ def _started_by_others(fleet: Fleet) -> Iterator[Finding]:
     for service in fleet.definitions:
         if not fleet.runs[service.name].is_ours:
             yield Finding(
+                severity=Severity.WARNING,
                 rule="started-elsewhere",
+                subject=service.name,
                 message=f"{service.name} has neither run nor command: something else must start it, `fabric up` can't",
                 source=service.source,
             )

@@ -11,12 +11,11 @@ from fabric.config import Settings
 from fabric.coordination.journal import Journal
 from fabric.coordination.journal_memory import MemoryJournal
 from fabric.errors import ConfigurationError, TopologyConflict
+from fabric.transports import topology as keys
 from fabric.transports.topology import Topology
 
 _log = logging.getLogger("fabric.coordinator")
 
-STREAM_KEY = "journal"
-"""Of the control exchange."""
 JOURNAL = "FABRIC_JOURNAL"
 """The path of a journal in place of the broker's own: a file on this machine, for SQLite."""
 
@@ -36,14 +35,14 @@ def journal_for(settings: Settings, topology: Topology) -> Journal:
         from fabric.coordination.journal_sqlite import SqliteJournal
 
         socket = Path(parts.path)
-        return SqliteJournal(socket.with_name(f"{topology.namespace}.journal"), life=_life(socket))
+        return SqliteJournal(socket.with_name(topology.journal), life=_life(socket))
     if parts.scheme in ("amqp", "amqps"):
         from fabric.coordination.journal_stream import StreamJournal
         from fabric.transports.amqp_settings import AmqpSettings
 
         # By the control exchange: who may only vote there can't claim to lead.
         settings_of = AmqpSettings.from_url(url)
-        return StreamJournal(settings_of, stream_name(topology), exchange=topology.control, key=STREAM_KEY)
+        return StreamJournal(settings_of, topology.journal, exchange=topology.control, key=keys.JOURNAL)
     return MemoryJournal()
 
 
@@ -62,8 +61,11 @@ async def open_journal(journal: Journal) -> Journal:
     return journal
 
 
+STREAM_KEY = keys.JOURNAL
+
+
 def stream_name(topology: Topology) -> str:
-    return f"{topology.namespace}.journal"
+    return topology.journal
 
 
 def _life(socket: Path) -> str:

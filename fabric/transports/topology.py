@@ -5,7 +5,8 @@ All are prefixed by a namespace, so that several fleets share a broker. Three wa
 * ``rpc`` (direct): one instance's id for requests, one hub's ``reply.ID`` for answers, an instance's ``ID.last`` when it leaves.
 * ``discovery`` (topic): ``up.service.NAME`` and ``up.capability.NAME`` carry announcements to those who asked for them;
   ``who.service.NAME`` and ``who.capability.NAME`` ask the instances to announce themselves.
-* ``control`` (topic): ``command.SERVICE`` to its agents, ``vote.SERVICE`` to the coordinator.
+* ``control`` (topic): ``command.SERVICE`` to its agents, ``vote.SERVICE`` to the coordinator, ``journal`` to what coordinators
+  write down.
 """
 
 from __future__ import annotations
@@ -78,6 +79,11 @@ class Topology:
     @property
     def discovery(self) -> str:
         return f"{self.namespace}.discovery"
+
+    @property
+    def journal(self) -> str:
+        """Where coordinators write down what happens: a stream, or a file of this name."""
+        return f"{self.namespace}.journal"
 
     @property
     def exchanges(self) -> tuple[ExchangeSpec, ...]:
@@ -177,3 +183,4 @@ def vote(service: str) -> str:
 
 
 EVERY_VOTE = "vote.#"
+JOURNAL = "journal"

@@ -206,9 +206,10 @@ async def test_a_recorded_failure_answers_its_own_run_only(bench: Bench, leader:
     kettle = Kettle()
     kettle.fail_with = [RuntimeError("no water"), RuntimeError("no water"), RuntimeError("no water")]
     await bench.start(kettle, managed=True)
-    for attempt in (1, 2):
-        await leader.command(attempt=attempt)
-        await leader.until(lambda event, attempt=attempt: isinstance(event, ServiceFailed) and event.attempt == attempt)
+    await leader.command(attempt=1)
+    await leader.until_type(ServiceFailed)
+    await leader.command(attempt=2)
+    await leader.until(lambda event: isinstance(event, ServiceFailed) and event.attempt == 2)
     leader.forget()
     await leader.command(attempt=1)
     assert (await leader.until_type(ServiceFailed)).attempt == 2
