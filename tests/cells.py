@@ -16,16 +16,17 @@ from pathlib import Path
 from fabric import Service, on_event, rpc
 
 ROOT = Path(__file__).parents[1]
-CLOSING_SECONDS = 20.0
 
 
 class Cell(Service):
-    """Writes down in ``CELL_BOOK`` what it begins, before it begins it, in a form that outlives a kill."""
+    """Writes into the book in ``CELL_FOLDER`` what it begins, before it begins it, in a form that outlives a kill."""
 
     name = "cell"
 
     def __init__(self) -> None:
-        self._book = os.open(os.environ["CELL_BOOK"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        folder = Path(os.environ["CELL_FOLDER"])
+        self._book = os.open(folder / "book", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self._gate = folder / "gate"
 
     def _note(self, word: str, id: str) -> None:
         os.write(self._book, f"{word} {id} {self.hub.instance}\n".encode())
@@ -44,11 +45,16 @@ class Cell(Service):
         await asyncio.sleep(0.002)
         return id
 
-    @rpc(concurrency=50)
-    async def hold(self, id: str, seconds: float) -> str:
+    async def _hold(self, id: str) -> None:
+        """Until the test opens the gate."""
         self._note("held", id)
-        await asyncio.sleep(seconds)
+        while not self._gate.exists():
+            await asyncio.sleep(0.05)
         self._note("done", id)
+
+    @rpc(concurrency=50, reserved=0)
+    async def hold(self, id: str) -> str:
+        await self._hold(id)
         return self.hub.instance
 
     @rpc()
@@ -61,10 +67,8 @@ class Cell(Service):
         return "ashes"
 
     @on_event("cell.work", concurrency=50)
-    async def work(self, event: dict[str, str]) -> None:
-        self._note("began", event["id"])
-        await asyncio.sleep(float(event["seconds"]))
-        self._note("ended", event["id"])
+    async def work(self, id: str) -> None:
+        await self._hold(id)
 
 
 class Cells:
@@ -76,12 +80,12 @@ class Cells:
 
     def __init__(self, url: str, namespace: str, folder: Path, **settings: str) -> None:
         """``settings``: further variables of their environment."""
-        self._folder, self._book = folder, folder / "book"
+        self._folder = folder
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("FABRIC_")},
             "FABRIC_BROKER_URL": url,
             "FABRIC_NAMESPACE": namespace,
-            "CELL_BOOK": str(self._book),
+            "CELL_FOLDER": str(folder),
             **settings,
         }
         self.running: dict[str, Process] = {}
@@ -108,6 +112,10 @@ class Cells:
         process.send_signal(signal.SIGTERM)
         return process
 
+    def open_gate(self) -> None:
+        """What is held may end."""
+        (self._folder / "gate").touch()
+
     def noted(self, word: str) -> Counter[str]:
         """How often each id was written down as that."""
         return Counter(id for said, id, _ in self._lines() if said == word)
@@ -117,7 +125,8 @@ class Cells:
         return {id: instance for said, id, instance in self._lines() if said == word}
 
     def _lines(self) -> list[list[str]]:
-        return [line.split(" ") for line in self._book.read_text().splitlines()] if self._book.exists() else []
+        book = self._folder / "book"
+        return [line.split(" ") for line in book.read_text().splitlines()] if book.exists() else []
 
     async def aclose(self) -> None:
         for instance in list(self.running):
