@@ -10,6 +10,7 @@ from fabric.identity import Identity
 from fabric.ordered import ORDER_KEY
 from fabric.transports.base import Transport
 from fabric.transports.delays import check_delay
+from fabric.transports.event_outbox import EventOutbox
 from fabric.transports.topology import Topology
 from fabric.values import plain
 from fabric.wire import codec
@@ -30,6 +31,7 @@ class Publisher:
     ) -> None:
         self._transport, self._topology, self._me = transport, topology, me
         self._limits = codec.Limits(message_bytes=settings.max_message_bytes)
+        self._outbox = EventOutbox(transport, topology.events, max_batch_bytes=settings.max_batch_bytes)
 
     async def publish(
         self,
@@ -54,6 +56,10 @@ class Publisher:
             headers = {**(headers or {}), ORDER_KEY: key}
         id = id or self._me.ids.next()
         body = self._encoded(MessageType.EVENT, topic, payload, priority, headers, id)
+        if delay is None and key is None:
+            await self._outbox.send(topic, body, id=id, priority=priority, timeout=timeout)
+            return id
+        # With a key, alone: of a body that was half done when its consumer was lost, what was done comes again, out of order.
         await self._transport.send(
             self._topology.events, topic, body, timeout=timeout, priority=priority, message_id=id, persistent=True, delay=delay
         )

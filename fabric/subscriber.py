@@ -6,15 +6,17 @@ import asyncio
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Any
 
 from pydantic import ValidationError
 
 from fabric.clock import Clock
 from fabric.config import Settings
-from fabric.context import CallContext, enter
+from fabric.context import CallContext, enter, leave
 from fabric.contract import HandlerContract, ServiceContract
+from fabric.deadlines import Deadlines
 from fabric.errors import InvalidMessage
 from fabric.ordered import ORDER_KEY, KeyLanes, Turn
 from fabric.tasks import Tasks
@@ -23,12 +25,16 @@ from fabric.transports.topology import Topology
 from fabric.values import problems
 from fabric.wire import batch, codec
 from fabric.wire.message import ServiceMessage
+from fabric.workers import Workers
 
 _log = logging.getLogger("fabric.subscriber")
 
 MAX_BROADCASTS = 1000
 BROADCAST_TIMEOUT = 60.0
 MOST_REMEMBERED = 100_000
+MOST_TOPICS = 1000
+STOP_PATIENCE = 10.0
+"""Seconds that a cancelled handler may take to clean up before it is cancelled again."""
 
 
 @lru_cache(maxsize=4096)
@@ -59,6 +65,7 @@ class _Group:
         self.name, self.handlers, self.options, self._clock = name, handlers, options, clock
         self.concurrency = max(handler.options.concurrency for handler in handlers if handler.options is not None)
         self.running: dict[str, Delivery] = {}
+        self._matching: dict[str, list[HandlerContract]] = {}
         self._done: OrderedDict[str, float] = OrderedDict()
 
     def finished(self, id: str) -> None:
@@ -69,13 +76,41 @@ class _Group:
 
     def is_repeat(self, id: str) -> bool:
         """Whether it was handled here within the window."""
+        if not self._done:
+            return False
         now = self._clock.monotonic()
         while self._done and next(iter(self._done.values())) <= now:
             self._done.popitem(last=False)
         return id in self._done
 
     def matching(self, topic: str) -> list[HandlerContract]:
-        return [handler for handler in self.handlers if any(matches(pattern, topic) for pattern in handler.patterns)]
+        known = self._matching.get(topic)
+        if known is None:
+            known = [handler for handler in self.handlers if any(matches(pattern, topic) for pattern in handler.patterns)]
+            if len(self._matching) < MOST_TOPICS:
+                self._matching[topic] = known
+        return known
+
+
+class _Work:
+    """One delivery from its arrival to its end.
+
+    Attributes:
+        task: what runs its handlers, once that has begun.
+        late: its handlers were cancelled because their time was up.
+    """
+
+    __slots__ = ("delivery", "group", "late", "task")
+
+    def __init__(self, delivery: Delivery, group: _Group) -> None:
+        self.delivery, self.group = delivery, group
+        self.task: asyncio.Task[Any] | None = None
+        self.late = False
+
+    def stop(self) -> None:
+        self.late = True
+        if self.task is not None:
+            self.task.cancel()
 
 
 class Subscriber:
@@ -104,7 +139,12 @@ class Subscriber:
         self._ordered: list[Consumer] = []
         self._lanes: list[KeyLanes] = []
         self._unwatch: Callable[[], None] = lambda: None
-        self._events = Tasks(f"{contract.name} events")
+        self._turns = Tasks(f"{contract.name} events")
+        self._workers: Workers[_Work] = Workers(self._take, f"{contract.name} events")
+        self._works: dict[_Work, None] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._deadlines: Deadlines[_Work] = Deadlines(_Work.stop)
         self._broadcasts = Tasks(f"{contract.name} broadcasts")
         self._closing = False
         self.handled = self.failed = self.invalid = self.repeated = self.unwanted = self.dropped_broadcasts = 0
@@ -136,7 +176,10 @@ class Subscriber:
     def _receiver(self, group: _Group) -> Callable[[Delivery], None]:
         def receive(delivery: Delivery) -> None:
             if not self._closing:  # unacknowledged it goes to another instance
-                self._events.start(self._take(delivery, group), f"event {delivery.key}")
+                work = _Work(delivery, group)
+                self._works[work] = None
+                self._idle.clear()
+                self._workers.put(work)
 
         return receive
 
@@ -145,7 +188,7 @@ class Subscriber:
             self._unwatch = self._transport.watch(self._on_link)
         lanes = KeyLanes(
             lambda turn: self._take_turn(turn, group),
-            self._events,
+            self._turns,
             self._clock,
             concurrency=group.concurrency,
             max_attempts=group.options.max_attempts,
@@ -179,70 +222,100 @@ class Subscriber:
         if group.is_repeat(message.id):
             self.repeated += 1
             turn.ack()
-        else:
-            await self._handle(message, turn, group)
+            return
+        work = _Work(turn, group)
+        work.task = asyncio.current_task()
+        await self._handle(message, work)
 
-    async def _take(self, delivery: Delivery, group: _Group) -> None:
+    async def _take(self, work: _Work, task: asyncio.Task[None]) -> None:
+        work.task = task
+        delivery, running = work.delivery, work.group.running
         try:
-            message = codec.decode(delivery.body, delivery.content_type, self._limits)
-        except InvalidMessage as error:
-            await self._give_up(delivery, str(error))
-            return
-        id = message.id
-        if delivery.redelivered and id in group.running:
-            # The link broke while it was being handled: the old delivery can't be acknowledged any more, this one can.
-            group.running[id] = delivery
-            self.repeated += 1
-            return
-        if group.is_repeat(id):
-            self.repeated += 1
-            delivery.ack()
-            return
-        group.running[id] = delivery
-        try:
-            await self._handle(message, delivery, group)
+            try:
+                message = codec.decode(delivery.body, delivery.content_type, self._limits)
+            except InvalidMessage as error:
+                await self._give_up(delivery, str(error))
+                return
+            id = message.id
+            if delivery.redelivered and id in running:
+                # The link broke while it was being handled: the old delivery can't be acknowledged any more, this one can.
+                running[id] = delivery
+                self.repeated += 1
+                return
+            if work.group.is_repeat(id):
+                self.repeated += 1
+                delivery.ack()
+                return
+            running[id] = delivery
+            try:
+                await self._handle(message, work)
+            finally:
+                if running.get(id) is delivery:
+                    del running[id]
         finally:
-            if group.running.get(id) is delivery:
-                del group.running[id]
+            del self._works[work]
+            if not self._works:
+                self._idle.set()
 
-    async def _handle(self, message: ServiceMessage, delivery: Delivery, group: _Group) -> None:
-        handlers = group.matching(message.method)
-        enter(_context(message, delivery))
+    async def _handle(self, message: ServiceMessage, work: _Work) -> None:
+        """Run the handlers and settle the event, whatever they do."""
+        delivery, group = work.delivery, work.group
+        place = enter(_context(message, delivery))
         try:
-            arguments = [handler.arguments.read(message.payload) for handler in handlers]
-        except ValidationError as error:
-            await self._give_up(self._newest(message, delivery, group), f"does not fit the handler: {problems(error)[:3]}")
-            return
-        except Exception as error:
-            await self._try_again(message, delivery, group, error)
-            return
-        try:
-            async with asyncio.timeout(group.options.timeout):
-                for handler, values in zip(handlers, arguments, strict=True):
-                    await getattr(self._service, handler.attribute)(**values)
-        except asyncio.CancelledError:
-            await self._try_again(message, delivery, group, RuntimeError("the instance stopped, or the handler was cancelled"))
-        except BaseException as error:
-            await self._try_again(message, delivery, group, error)
-            if not isinstance(error, Exception):
-                raise
-        else:
-            self.handled += bool(handlers)
-            self.unwanted += not handlers
+            handlers = group.matching(message.method)
+            try:
+                arguments = [handler.arguments.read(message.payload) for handler in handlers]
+            except ValidationError as error:
+                await self._give_up(self._newest(message, work), f"does not fit the handler: {problems(error)[:3]}")
+                return
+            except Exception as error:
+                await self._try_again(message, work, error)
+                return
+            failure = await self._run(handlers, arguments, work)
+            if failure is not None:
+                await self._try_again(message, work, failure)
+                if not isinstance(failure, Exception):
+                    raise failure
+                return
+            if handlers:
+                self.handled += 1
+            else:
+                self.unwanted += 1
             group.finished(message.id)
-            self._newest(message, delivery, group).ack()
+            self._newest(message, work).ack()
+        finally:
+            leave(place)
 
-    def _newest(self, message: ServiceMessage, delivery: Delivery, group: _Group) -> Delivery:
+    async def _run(
+        self, handlers: Sequence[HandlerContract], arguments: Sequence[dict[str, Any]], work: _Work
+    ) -> BaseException | None:
+        """The handlers of one event, within their time. Returns what they ended with instead."""
+        limit = work.group.options.timeout
+        deadline = asyncio.get_running_loop().time() + limit
+        self._deadlines.add(work, deadline)
+        try:
+            for handler, values in zip(handlers, arguments, strict=True):
+                await getattr(self._service, handler.attribute)(**values)
+        except asyncio.CancelledError:
+            if not work.late:
+                return RuntimeError("the instance stopped, or the handler was cancelled")
+            return TimeoutError(f"the handler took longer than {limit:g} s")
+        except BaseException as error:
+            return error
+        finally:
+            self._deadlines.remove(work, deadline)
+            if work.late and work.task is not None:
+                work.task.uncancel()
+        return None
+
+    def _newest(self, message: ServiceMessage, work: _Work) -> Delivery:
         """The delivery of this event that can still be settled; it may have come again while it was being handled."""
-        return group.running.pop(message.id, delivery)
+        return work.group.running.pop(message.id, work.delivery)
 
-    async def _try_again(self, message: ServiceMessage, delivery: Delivery, group: _Group, error: BaseException) -> None:
+    async def _try_again(self, message: ServiceMessage, work: _Work, error: BaseException) -> None:
         self.failed += 1
         _log.warning("%s could not handle %s: %r", self._contract.name, message.method, error)
-        reason = f"{type(error).__name__}: {error}"
-        if isinstance(error, TimeoutError) and not str(error):
-            reason = f"the handler took longer than {group.options.timeout:g} s"
-        await self._newest(message, delivery, group).retry(reason)
+        await self._newest(message, work).retry(f"{type(error).__name__}: {error}")
 
     async def _give_up(self, delivery: Delivery, reason: str) -> None:
         """What can't be read now can't be read later."""
@@ -286,24 +359,42 @@ class Subscriber:
             lanes.stop()
         for consumer in self._consumers:
             await consumer.aclose()
-        events, broadcasts = await asyncio.gather(self._events.wait(timeout), self._broadcasts.wait(timeout))
-        await self._events.aclose()
+        ended = await asyncio.gather(self._end_works(timeout), self._turns.wait(timeout), self._broadcasts.wait(timeout))
+        await self._stop_works()
+        await self._turns.aclose()
         await self._broadcasts.aclose()
+        self._deadlines.close()
         for consumer in self._ordered:
             # Not earlier: a successor begins at once, with what was not settled here.
             await consumer.aclose()
-        return events and broadcasts
+        return all(ended)
+
+    async def _end_works(self, timeout: float) -> bool:
+        try:
+            async with asyncio.timeout(timeout):
+                await self._idle.wait()
+        except TimeoutError:
+            return not self._works
+        return True
+
+    async def _stop_works(self) -> None:
+        while self._works:
+            for work in self._works:
+                if work.task is not None:
+                    work.task.cancel()
+            if not await self._end_works(STOP_PATIENCE):
+                _log.warning("%s: %d event handlers were cancelled and go on", self._contract.name, len(self._works))
 
 
 def _context(message: ServiceMessage, delivery: Delivery) -> CallContext:
     return CallContext(
-        id=message.id,
-        source=message.source,
-        instance=message.instance,
-        method=message.method,
-        deadline=None,
-        attempt=delivery.attempt,
-        priority=message.priority,
-        user=delivery.user_id,
-        headers=message.headers or {},
+        message.id,
+        message.source,
+        message.instance,
+        message.method,
+        None,
+        delivery.attempt,
+        message.priority,
+        delivery.user_id,
+        message.headers or {},
     )

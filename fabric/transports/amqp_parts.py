@@ -31,6 +31,7 @@ class Whole:
 
     def __init__(self, delivery: AmqpDelivery, bodies: list[bytes], done: set[int]) -> None:
         self.delivery, self.done = delivery, done
+        self.attempt, self.user_id = delivery.attempt, delivery.user_id
         self.parts = [AmqpPart(self, number, body) for number, body in enumerate(bodies) if number not in done]
         self._open = len(self.parts)
         self._stored = True
@@ -99,11 +100,11 @@ class AmqpPart:
 
     @property
     def attempt(self) -> int:
-        return self.whole.delivery.attempt
+        return self.whole.attempt
 
     @property
     def user_id(self) -> str | None:
-        return self.whole.delivery.user_id
+        return self.whole.user_id
 
     def settle(self, *, stored: bool) -> bool | None:
         """As ``Whole.settle``."""
