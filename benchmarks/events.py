@@ -74,7 +74,7 @@ def _result(rounds: Rounds, options: argparse.Namespace, facts: dict[str, object
         notes=(
             f"200 bytes, persistent, a quorum queue on both sides, {TASKS} tasks that each await the broker's confirm,"
             f" 1,000 unacknowledged at most; medians of {options.rounds} rounds.",
-            "Through: confirmed, handled by the subscriber, and acknowledged one by one."
+            "Through: confirmed, handled by the subscriber, and settled one by one."
             f" Fabric lets {faster:.2f} × as many through (median of the ratios within each round)."
             " Publisher, subscriber, broker: processor seconds per 1,000 events; all together aio-pika's are"
             f" {ratio(rounds, 'aio_pika', 'fabric', 'cpu'):.2f} × Fabric's.",
