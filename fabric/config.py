@@ -8,8 +8,9 @@ import socket
 from pathlib import Path
 from typing import Annotated, Any, Self
 
+import orjson
 from pydantic import Field, ModelWrapValidatorHandler, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from fabric.broker_url import read
 from fabric.errors import ConfigurationError
@@ -59,13 +60,23 @@ class Settings(BaseSettings):
     drain_timeout: Seconds = Field(default=10.0, ge=0)
     max_message_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
     max_batch_bytes: int = Field(default=128 * 1024, ge=1024)
-    policies: dict[str, Any] | None = None
+    policies: Annotated[dict[str, Any] | None, NoDecode] = None
     policies_from: str = ""
 
     @field_validator("broker_url_file", mode="before")
     @classmethod
     def _empty_is_none(cls, value: object) -> object:
         return None if value == "" else value
+
+    @field_validator("policies", mode="before")
+    @classmethod
+    def _of_json(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return orjson.loads(value) if value.strip() else None
+        except ValueError as error:
+            raise ValueError(f"not JSON: {error}") from None
 
     @field_validator("namespace")
     @classmethod

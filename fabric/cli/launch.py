@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -40,10 +41,17 @@ class Launch:
             "FABRIC_BROKER_URL": self.broker_url,
             "FABRIC_BROKER_URL_FILE": "",
             "FABRIC_NAMESPACE": self.namespace,
+            **self._policies(),
             "PYTHONPATH": os.pathsep.join(modules),
             # so that `command: [python, ...]` is the Python that runs the fleet
             "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
         }
+
+    def _policies(self) -> Mapping[str, str]:
+        """As far as the file says anything of them; otherwise what our own environment says holds."""
+        fleet = self.fleet
+        said = {} if fleet.policies is None else {"FABRIC_POLICIES": json.dumps(fleet.policies)}
+        return said | ({"FABRIC_POLICIES_FROM": fleet.policies_from} if fleet.policies_from else {})
 
     def fork_server(self) -> ForkServerSpec:
         """What makes them, where that is wanted."""

@@ -17,6 +17,8 @@ from pydantic import ValidationError
 from fabric.coordination.fleetfile import Edges, FleetEntry, RetryEntry, ServiceEntry, StageEntry, keys_at
 from fabric.coordination.located import Located, parse
 from fabric.errors import ConfigurationError, UnknownName
+from fabric.routing.policies import Policies
+from fabric.routing.route import CAPABILITY
 from fabric.startup.advice import Estimate
 from fabric.startup.definition import CheckKind, Condition, Dependency, HealthCheck, RetryPolicy, ServiceDefinition
 from fabric.startup.events import RunRequested
@@ -24,6 +26,8 @@ from fabric.startup.graph import ServiceDependencyGraph
 from fabric.startup.plan import make_plan
 from fabric.startup.stages import HealthGate, RunOptions, StartupStage
 
+COORDINATOR = "coordinator"
+"""Not in the file, and called like any other service."""
 _VARIABLE = re.compile(r"\$(?:\$|\{(?P<name>[A-Za-z_]\w*)(?::-(?P<default>[^}]*))?\}|(?P<broken>\{))")
 
 
@@ -65,6 +69,8 @@ class Fleet:
         fork_server: whether processes are made by one that has Fabric loaded. Each afresh takes longer and is independent of it.
         preload: whether that one loads the modules of the services too. They are then loaded once and shared; what they read
             from the environment when they are imported is the same for all, and none may start threads then.
+        policies: how calls are treated by every process of the fleet, in plain form; None leaves it to the environment.
+        policies_from: the service that hands out policies which go over these; "" leaves it to the environment.
         prediction: what the stages and slots of a file that ``fabric optimize`` wrote are expected to bring.
     """
 
@@ -78,6 +84,8 @@ class Fleet:
     budgets: Mapping[str, float] = field(default_factory=dict)
     fork_server: bool = True
     preload: bool = False
+    policies: Mapping[str, Any] | None = None
+    policies_from: str = ""
     prediction: Estimate | None = None
 
     @property
@@ -148,6 +156,8 @@ def parse_fleet(text: str, path: str | Path, *, environment: Mapping[str, str] |
         budgets=entry.budgets,
         fork_server=bool(entry.fork_server),
         preload=entry.fork_server == "preload",
+        policies=_policies(entry, located),
+        policies_from=entry.policies.from_ or "",
         prediction=None if entry.prediction is None else Estimate(**entry.prediction.model_dump()),
     )
 
@@ -211,6 +221,29 @@ def _stages_fit(entry: FleetEntry, located: Located) -> None:
                     f"the gate of stage {stage.name} asks for {count} instances of {name!r}, which has {there}",
                     source=located.source(("stages", index, "gate", "instances", name)),
                 )
+
+
+def _policies(entry: FleetEntry, located: Located) -> Mapping[str, Any] | None:
+    """What the file says of how calls are treated, once it is known to be possible."""
+    said = entry.policies
+    known = (*entry.services, COORDINATOR)
+    if said.from_ is not None and said.from_ not in known:
+        source = located.source(("policies", "from"))
+        raise UnknownName("service", said.from_, used_by="policies.from", known=known, source=source)
+    for name in said.services:
+        if name not in known and not name.startswith(CAPABILITY):
+            source = located.source(("policies", "services", name))
+            raise UnknownName("service", name, used_by="policies", known=known, source=source)
+    policies = Policies()
+    place: tuple[str, ...] = ("policies", "default")
+    try:
+        policies = policies.overlaid({"default": said.default})
+        for name, given in said.services.items():
+            place = ("policies", "services", name)
+            policies.overlaid({"services": {name: given}})
+    except ConfigurationError as error:
+        raise ConfigurationError(str(error), source=located.source(place)) from error
+    return {"default": said.default, "services": said.services} if said.default or said.services else None
 
 
 def _definition(name: str, entry: ServiceEntry, located: Located) -> ServiceDefinition:

@@ -155,6 +155,14 @@ class StageEntry(Entry):
     retry: RetryEntry | None = None
 
 
+class PoliciesEntry(Entry):
+    """How calls are treated, as ``fabric.routing.policies`` has it in plain form; ``from`` hands out more, live."""
+
+    from_: Name | None = Field(default=None, alias="from")
+    default: dict[str, Any] = Field(default_factory=dict)
+    services: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+
 class PredictionEntry(Entry):
     """Written by ``fabric optimize``: seconds before and after, and the likely range of what is saved."""
 
@@ -174,6 +182,7 @@ class FleetEntry(Entry):
     fork_server: Literal[True, False, "preload"] = True
     services: dict[Name, ServiceEntry] = Field(min_length=1)
     stages: list[StageEntry] = Field(default_factory=list)
+    policies: PoliciesEntry = PoliciesEntry()
     prediction: PredictionEntry | None = None
 
     @model_validator(mode="before")
@@ -195,6 +204,8 @@ def keys_at(location: tuple[str | int, ...]) -> list[str]:
             return list(StageEntry.model_fields)
         case ("stages", _, "gate"):
             return list(GateEntry.model_fields)
+        case ("policies",):
+            return ["from", "default", "services"]
         case (*_, "retry"):
             return list(RetryEntry.model_fields)
         case (*_, "health_checks", _):

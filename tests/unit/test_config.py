@@ -65,6 +65,22 @@ def test_wrong_values_are_refused_by_their_variable(monkeypatch: pytest.MonkeyPa
         Settings()
 
 
+def test_policies_are_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FABRIC_POLICIES is a JSON object; empty is none."""
+    monkeypatch.setenv("FABRIC_POLICIES", '{"default": {"balancing": "p2c"}}')
+    assert Settings().policies == {"default": {"balancing": "p2c"}}
+    monkeypatch.setenv("FABRIC_POLICIES", " ")
+    assert Settings().policies is None
+
+
+@pytest.mark.parametrize("text", ["p2c", "{default: p2c}", '{"default": ', "[1, 2]", "7", '"p2c"', "\udcff"])
+def test_policies_that_are_no_json_object(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Whatever is not one is refused by the variable's name, together with what else is wrong."""
+    monkeypatch.setenv("FABRIC_POLICIES", text)
+    with pytest.raises(ConfigurationError, match=r"FABRIC_POLICIES: .*FABRIC_WEIGHT: |FABRIC_WEIGHT: .*FABRIC_POLICIES: "):
+        Settings(weight=0)
+
+
 def test_all_wrong_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody has to start three times to learn of three mistakes."""
     monkeypatch.setenv("FABRIC_WEIGHT", "heavy")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -53,6 +54,21 @@ def test_the_fork_server_knows_what_all_have_in_common(launch: Launch, shop: Pat
     (shop / "shop.yaml").write_text((shop / "shop.yaml").read_text() + "fork_server: preload\n")
     preloading = Launch(fleet=load_fleet("shop.yaml"), broker_url="unix:///s", namespace="ns", root=shop)
     assert preloading.fork_server().modules == ("shop.store", "shop.web", "shop.mail", "shop.extra")
+
+
+def test_policies_of_the_file_reach_every_process(launch: Launch, shop: Path) -> None:
+    """Services, coordinator and fork server get them as a hub reads them, and who hands out more."""
+    text = (shop / "shop.yaml").read_text()
+    (shop / "shop.yaml").write_text(text + "policies: {from: extra, default: {balancing: p2c}}\n")
+    launch = Launch(fleet=load_fleet("shop.yaml"), broker_url="unix:///s", namespace="ns", root=shop)
+    for environment in (
+        launch.environment(),
+        launch.coordinator().env,
+        launch.fork_server().environment,
+        *(s.env for s in launch.services()),
+    ):
+        assert json.loads(environment["FABRIC_POLICIES"]) == {"default": {"balancing": "p2c"}, "services": {}}
+        assert environment["FABRIC_POLICIES_FROM"] == "extra"
 
 
 def test_restarts_follow_the_retry_policy(launch: Launch) -> None:

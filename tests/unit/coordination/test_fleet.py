@@ -10,6 +10,7 @@ import pytest
 from fabric.coordination.fleet import Fleet, load_fleet, parse_fleet
 from fabric.coordination.fleetfile import seconds
 from fabric.errors import ConfigurationError, DependencyCycle, UnknownName
+from fabric.routing.policies import Policies, RoutePolicy
 from fabric.startup.definition import CheckKind, Condition, RetryPolicy
 
 WHOLE = """\
@@ -185,6 +186,38 @@ def test_an_unknown_name_in_a_stage_is_refused_with_its_line(stage: str, line: i
     """S8: services that a stage or its gate names must exist."""
     error = refused(f"name: shop\nservices:\n  store: {{run: 'a:B'}}\nstages:\n  - name: one\n    {stage}\n", UnknownName)
     assert str(error).startswith(f"dir/fleet.yaml:{line}: {what} names the service 'stor'")
+
+
+def test_policies_are_part_of_the_file() -> None:
+    """What the file says of how calls are treated, and who hands out more; nothing said leaves both to the environment."""
+    text = "name: s\nservices: {a: {}, mesh: {}}\n"
+    assert (parse_fleet(text, "f.yaml").policies, parse_fleet(text, "f.yaml").policies_from) == (None, "")
+    text += (
+        "policies:\n  from: mesh\n  default: {balancing: p2c}\n  services: {a: {breaker: null}, 'capability:x': {timeout: 2}}\n"
+    )
+    fleet = parse_fleet(text, "f.yaml")
+    assert fleet.policies_from == "mesh"
+    policies = Policies.from_plain(fleet.policies)
+    assert policies.of("a") == RoutePolicy(balancing="p2c", breaker=None)
+    assert policies.of("capability:x") == RoutePolicy(balancing="p2c", timeout=2.0)
+
+
+@pytest.mark.parametrize(
+    ("policies", "line", "message"),
+    [
+        ("from: mehs", 4, "policies.from names the service 'mehs', which is not defined; did you mean 'mesh'?"),
+        ("services:\n    aa: {}", 5, "policies names the service 'aa', which is not defined; did you mean 'a'?"),
+        ("default: {balancing: best}", 4, "policy default: no balancing strategy 'best'"),
+        ("services:\n    a: {timeout: 2}\n    mesh: {retry: {atempts: 2}}", 6, "policy mesh: there is no retry.atempts"),
+        ("revision: 7", 4, "policies.revision: unknown key; known are: default, from, services"),
+        ("default: 7", 4, "policies.default: Input should be a valid dictionary"),
+    ],
+)
+def test_wrong_policies_are_refused_with_their_line(policies: str, line: int, message: str) -> None:
+    """Nothing is started with a policy that is unknown, can't work, or is for nobody."""
+    kind = UnknownName if "names the service" in message else ConfigurationError
+    error = refused(f"name: s\nservices: {{a: {{}}, mesh: {{}}}}\npolicies:\n  {policies}\n", kind)
+    assert str(error).startswith(f"dir/fleet.yaml:{line}: {message}")
 
 
 def test_a_cycle_is_refused_with_its_path_and_lines() -> None:
