@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+import uuid
 from asyncio.subprocess import Process
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
@@ -19,13 +20,13 @@ ROOT = Path(__file__).parents[1]
 
 
 class Cell(Service):
-    """Writes into the book in ``CELL_FOLDER`` what it begins, before it begins it, in a form that outlives a kill."""
+    """Writes into a book of its own in ``CELL_FOLDER`` what it begins, before it begins it, in a form that outlives a kill."""
 
     name = "cell"
 
     def __init__(self) -> None:
         folder = Path(os.environ["CELL_FOLDER"])
-        self._book = os.open(folder / "book", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self._book = os.open(folder / f"{uuid.uuid4().hex}.book", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         self._gate = folder / "gate"
 
     def _note(self, word: str, id: str) -> None:
@@ -121,12 +122,13 @@ class Cells:
         return Counter(id for said, id, _ in self._lines() if said == word)
 
     def where(self, word: str) -> Mapping[str, str]:
-        """The instance that last wrote each id down as that."""
+        """The instance that wrote each id down as that; one of them, where it were several."""
         return {id: instance for said, id, instance in self._lines() if said == word}
 
     def _lines(self) -> list[list[str]]:
-        book = self._folder / "book"
-        return [line.split(" ") for line in book.read_text().splitlines()] if book.exists() else []
+        """What a kill left half written was not begun."""
+        books = [book.read_text() for book in self._folder.glob("*.book")]
+        return [line.split(" ") for book in books for line in book.split("\n")[:-1]]
 
     async def aclose(self) -> None:
         for instance in list(self.running):
