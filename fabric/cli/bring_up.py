@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import secrets
 import signal
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fabric.cli.ask import ask_to_start
 from fabric.cli.exits import ExitCode
 from fabric.cli.fork_server import EXIT_UNSEEN
 from fabric.cli.launch import BROKER, COORDINATOR
@@ -23,7 +24,7 @@ from fabric.cli.views import View
 from fabric.coordination.fleet import Fleet
 from fabric.coordination.processes import SUPERVISOR
 from fabric.coordination.status import FleetStatus, ProcessExit, RunState, UpOptions
-from fabric.errors import FabricError, NoInstance, RemoteError, StartupError
+from fabric.errors import FabricError
 from fabric.hub import Hub
 from fabric.tasks import Tasks
 
@@ -106,9 +107,10 @@ class _Run:
         news: asyncio.Queue[ProcessEnd | str],
     ) -> None:
         self._request, self._told, self._local, self._hub, self._watch, self._news = request, told, local, hub, watch, news
+        self._options = request.options.model_copy(update={"run": f"{request.fleet.name}-{secrets.token_hex(4)}"})
         self._view = request.view()
         self._last: FleetStatus | None = None
-        self._begun = self._led = False
+        self._begun = self._led = self._taken = False
         self._over: dict[str, ProcessEnd] = {}
         self._in_trouble = False
 
@@ -131,6 +133,9 @@ class _Run:
         while (status := await self._told.unless(self._next())) is not None:
             if status.state is RunState.IDLE:  # a new coordinator in place of one that died: it adopts what runs
                 await self._told.unless(self._ask_to_start())
+                continue
+            self._taken = self._taken or status.run == self._options.run
+            if not self._taken:  # what another one left on this broker
                 continue
             if self._last is not None and status.epoch != self._last.epoch:
                 await self._tell_ended()
@@ -156,27 +161,12 @@ class _Run:
         return ExitCode.OK if usable else ExitCode.FAILED
 
     async def _ask_to_start(self) -> None:
-        """The coordinator may still be loading."""
-        deadline = time.monotonic() + _REACH_LIMIT
-        while True:
-            self._begun = True
-            try:
-                self._watch.put(
-                    await self._hub.call("coordinator", "up", self._request.options, returns=FleetStatus, timeout=10.0)
-                )
-            except (NoInstance, RemoteError) as error:
-                if isinstance(error, RemoteError) and not error.retryable:
-                    raise
-                if time.monotonic() > deadline:
-                    raise StartupError(f"the coordinator did not appear within {_REACH_LIMIT:g} s") from error
-                self._check_coordinator()
-                await asyncio.sleep(0.05)
-            else:
-                for name in (BROKER, COORDINATOR):
-                    self._local.supervisor.mark_up(name)
-                self._led = True
-                await self._tell_ended()
-                return
+        self._begun = True
+        self._watch.put(await ask_to_start(self._hub, self._options, limit=_REACH_LIMIT, look=self._check_coordinator))
+        for name in (BROKER, COORDINATOR):
+            self._local.supervisor.mark_up(name)
+        self._led = True
+        await self._tell_ended()
 
     async def _next(self) -> FleetStatus:
         while True:

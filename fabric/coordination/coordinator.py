@@ -70,6 +70,7 @@ class Coordinator(Service):
         self._leading_task: asyncio.Task[None] | None = None
         self._term: Term | None = None
         self._tasks = Tasks("coordinator")
+        self._following: dict[str, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
         self._broadcasting: asyncio.TimerHandle | None = None
         self._profile: StartupProfile | None = None
@@ -127,7 +128,7 @@ class Coordinator(Service):
         self._health_changed()
         if term.engine.plan is not None:
             ended = term.engine.outcome is not Outcome.RUNNING
-            self._tasks.start(self._run(term, term.engine.run, UpOptions(), keep=not ended), f"run {term.engine.run}")
+            self._follow(term, term.engine.run, UpOptions(), keep=not ended)
             self._tell_everybody()
         elif self._autostart is not None and not stays_down:
             self._tasks.start(self._begin(term, self._autostart), "autostart")
@@ -152,10 +153,11 @@ class Coordinator(Service):
 
     async def _leave(self, reason: str) -> None:
         term, self._term = self._term, None
+        self._following.clear()
         self._changed.set()
         self._health_changed()
-        if term is not None:
-            await term.aclose()
+        if term is not None:  # to the end also when it is told to stop in the middle of it: others wait for what the term owns
+            await asyncio.shield(self._tasks.start(term.aclose(), "end of the term"))
 
     @rpc(idempotent=True, timeout=10.0)
     async def up(self, options: UpOptions) -> FleetStatus:
@@ -250,16 +252,25 @@ class Coordinator(Service):
         )
 
     async def _begin(self, term: Term, options: UpOptions) -> None:
+        if options.run and options.run == term.engine.run:
+            return
         self._runs += 1
-        self._stopping = False
-        self._profile = None
-        run = f"{self._fleet.name}-{self.hub.incarnation:x}-{self._runs}"
-        running = self._tasks.start(self._run(term, run, options), f"run {run}")
+        run = options.run or f"{self._fleet.name}-{self.hub.incarnation:x}-{self._runs}"
+        running = self._following.get(run)
+        if running is None:
+            self._stopping = False
+            self._profile = None
+            running = self._follow(term, run, options)
         while term.engine.run != run and not running.done():
             self._changed.clear()
             await self._changed.wait()
             if self._term is not term:
                 raise self._not_leading()
+
+    def _follow(self, term: Term, run: str, options: UpOptions, *, keep: bool = True) -> asyncio.Task[None]:
+        following = self._tasks.start(self._run(term, run, options, keep=keep), f"run {run}")
+        self._following[run] = following
+        return following
 
     async def _run(self, term: Term, run: str, options: UpOptions, *, keep: bool = True) -> None:
         """Follow a run to its end: a new one, or with the id of one that an earlier leader began, that one. ``keep`` its

@@ -208,12 +208,14 @@ class UpOptions(_Plain):
         slots: services that may be starting at once; None is unlimited.
         skip_optional: leave out what no critical service needs.
         abort_on_failure: stop everything at the first critical failure.
+        run: the id of the run; asking again with the same id is asking once. Empty is one that the coordinator makes.
     """
 
     parallel: bool = True
     slots: int | None = Field(default=None, ge=1)
     skip_optional: bool = False
     abort_on_failure: bool = False
+    run: str = Field(default="", max_length=100)
 
 
 class RestartOptions(_Plain):
