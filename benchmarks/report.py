@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.measure import Table, say
 from benchmarks.targets import against_targets, kept
 
-ORDER = ("rpc", "latency", "events", "fan-out", "scale", "startup", "plan", "memory")
+ORDER = ("rpc", "latency", "events", "fan-out", "scale", "startup", "topologies", "plan", "memory")
 
 
 def markdown(results: Mapping[str, Mapping[str, Any]]) -> str:

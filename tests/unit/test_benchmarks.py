@@ -11,12 +11,14 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks import __main__ as commands
-from benchmarks import memory, plan, report
+from benchmarks import memory, plan, report, topologies
 from benchmarks.hubs import called_by, service_of
 from benchmarks.load import closed, open_loop, quantile
 from benchmarks.measure import Result, Table, medians, ratio, spread
 from benchmarks.plot import bars, lines
 from benchmarks.targets import TARGETS, against_targets, kept
+from benchmarks.waits import FLEET, WAITS, with_waits
+from fabric.coordination.fleet import load_fleet
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 1.0), (0.5, 51.0), (0.99, 100.0), (1.0, 100.0)])
@@ -156,6 +158,27 @@ def test_what_needs_no_broker_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [row[0] for row in results["plan"]["tables"][0]["rows"]] == ["10", "100"]
     assert results["memory"]["values"]["import_ms"] > 0
     assert "Time to load" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not topologies.ROOT.is_dir(), reason=f"no topologies at {topologies.ROOT}; set FABRIC_TOPOLOGIES")
+def test_public_fleets_are_started_on_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``topologies --quick`` goes through: no way is shorter than the bound, and orchestrated is never longer than by level."""
+    monkeypatch.chdir(tmp_path)
+    assert topologies.run(["--quick"]) == 0
+    fleets = kept()["topologies"]["rounds"]
+    assert len(fleets) == len(topologies.FILES)
+    for sizes in fleets.values():
+        for slots in ("4", "8", "no limit"):
+            one = sizes[slots]
+            assert one["bound"] <= one["ours"] <= one["levels"] * 1.01 <= one["sequential"] * 1.02
+
+
+def test_the_fleet_with_waits_is_the_reference_fleet(tmp_path: Path) -> None:
+    """Same services, edges and gates; every service waits, and embedding the longest."""
+    waiting, known = load_fleet(with_waits(tmp_path / "fleet.yaml", 0.5)), load_fleet(FLEET)
+    assert set(WAITS) == set(known.graph)
+    assert [str(edge) for edge in waiting.graph.edges] == [str(edge) for edge in known.graph.edges]
+    assert [stage.services for stage in waiting.stages] == [stage.services for stage in known.stages]
 
 
 def test_an_unknown_name_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
