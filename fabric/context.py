@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from contextvars import ContextVar, Token
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from fabric.wire.message import Priority
 
 
 class CallContext(NamedTuple):
-    """The request or event under way. A tuple, because one is made for every request.
+    """The request or event under way.
 
     Attributes:
         id: of the message.
@@ -36,20 +35,27 @@ class CallContext(NamedTuple):
     headers: Mapping[str, Any] = MappingProxyType({})
 
 
-_current: ContextVar[CallContext | None] = ContextVar("fabric_call", default=None)
+class Answered(Protocol):
+    """What can say what it is the call of: that is seldom asked, and would cost each request more than its bookkeeping."""
+
+    def context(self) -> CallContext: ...
+
+
+_current: ContextVar[CallContext | Answered | None] = ContextVar("fabric_call", default=None)
+
+enter = _current.set
+"""Make it the current one of this task and of those that it starts."""
 
 
 def current_call() -> CallContext | None:
     """The call that this task answers, or None outside a handler."""
-    return _current.get()
+    found = _current.get()
+    return found if found is None or isinstance(found, CallContext) else found.context()
 
 
-def enter(context: CallContext) -> Token[CallContext | None]:
-    """Make it the current one of this task and of those that it starts."""
-    return _current.set(context)
-
-
-def leave(place: Token[CallContext | None]) -> None:
+def leave(place: Token[CallContext | Answered | None]) -> None:
     """What was current before ``enter`` is again."""
-    with suppress(ValueError):  # a task that the loop abandons at its end is closed from outside its context
+    try:
         _current.reset(place)
+    except ValueError:  # a task that the loop abandons at its end is closed from outside its context
+        return

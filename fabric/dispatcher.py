@@ -13,17 +13,18 @@ from fabric.config import Settings
 from fabric.context import CallContext, enter, leave
 from fabric.contract import ServiceContract
 from fabric.contracts import description
-from fabric.deadlines import Deadlines
+from fabric.deadlines import TICK, Lookout
 from fabric.errors import FabricError, InvalidMessage
 from fabric.identity import Identity
 from fabric.lane import Lane
 from fabric.outflow import WINDOW, Misfit, Outflow, returned
+from fabric.received import received
 from fabric.replies import Replies
 from fabric.routing import outcomes
 from fabric.transports.base import Delivery, Transport
 from fabric.transports.topology import Topology
 from fabric.values import problems
-from fabric.wire import batch, codec
+from fabric.wire import codec
 from fabric.wire.message import MessageType, ServiceMessage
 from fabric.workers import Workers
 
@@ -41,6 +42,8 @@ class Request:
     """A request that this instance has taken and not answered.
 
     Attributes:
+        deadline: in the loop's time.
+        due: when it is stopped for that; a little later, since its caller has the first word. Infinite afterwards.
         stop: the error to answer when its handler has been told to stop; empty when nobody waits for one.
         placed: it has got one of its method's places, and a task that runs it or is about to.
         task: what runs it. From its first step on, so that cancelling reaches the handler.
@@ -48,15 +51,21 @@ class Request:
         flow: of the parts of its answer; None where that is one whole.
     """
 
-    __slots__ = ("deadline", "flow", "lane", "message", "placed", "started", "stop", "task", "user")
+    __slots__ = ("deadline", "due", "flow", "lane", "message", "placed", "started", "stop", "task", "user")
 
     def __init__(self, message: ServiceMessage, lane: Lane[Request], user: str | None, deadline: float) -> None:
-        self.message, self.lane, self.user, self.deadline = message, lane, user, deadline
+        self.message, self.lane, self.user = message, lane, user
+        self.deadline, self.due = deadline, deadline + TICK
         self.task: asyncio.Task[None] | None = None
         self.stop: dict[str, Any] | None = None
         self.placed = False
         self.started = 0.0
-        self.flow = Outflow.asked_by(message) if lane.contract.streams else None
+        self.flow = Outflow.asked_by(message) if lane.streams else None
+
+    def context(self) -> CallContext:
+        """What its handler may know of it."""
+        id, _, source, instance, _, method, _, priority, _, deadline, attempt, _, _, headers = self.message
+        return CallContext(id, source, instance, method, deadline, attempt, priority, self.user, headers or {})
 
 
 class Dispatcher:
@@ -87,14 +96,13 @@ class Dispatcher:
         self._requests: dict[str, Request] = {}
         self._cancelled: dict[str, None] = {}
         self._abandoned: set[asyncio.Task[None]] = set()
-        self._deadlines: Deadlines[Request] = Deadlines(self._expire)
+        self._lookout: Lookout[Request] = Lookout(self._requests, self._expire)
         self._workers: Workers[Request] = Workers(self._run, f"{contract.name} handlers")
         self._replies = Replies(transport, topology.rpc, me, contract.name, settings)
         # one operating-system user owns everything on the other brokers: there callers are believed
         self._vouches = transport.name == "amqp"
         self._accepting = False
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._settling: asyncio.Event | None = None
         self.marked = asyncio.Event()
         self.refused = self.expired = self.cancelled = self.invalid = 0
 
@@ -112,12 +120,13 @@ class Dispatcher:
                     self._refuse(request, outcomes.draining("it is going away"))
 
     def receive(self, delivery: Delivery) -> None:
-        for message in batch.messages(delivery.body, delivery.content_type, self._limits):
+        now, wall, user = asyncio.get_running_loop().time(), self._clock.time(), delivery.user_id
+        for message in received(delivery, self._limits):
             if isinstance(message, InvalidMessage):
                 self.invalid += 1
                 _log.warning("%s refused a request: %s", self._instance, message)
             elif message.type is MessageType.REQUEST:
-                self._admit(message, delivery.user_id)
+                self._admit(message, user, now, wall)
             elif message.type is MessageType.CANCEL:
                 self._cancel(message.correlation_id or "")
             elif message.type is MessageType.STREAM_CREDIT:
@@ -127,34 +136,36 @@ class Dispatcher:
 
     # ------------------------------------------------------------ admission
 
-    def _admit(self, message: ServiceMessage, user: str | None) -> None:
-        if message.id in self._requests:
+    def _admit(self, message: ServiceMessage, user: str | None, now: float, wall: float) -> None:
+        """
+        Args:
+            now: in the loop's time.
+            wall: the same in seconds since 1970.
+        """
+        id, method, priority, deadline = message.id, message.method, message.priority, message.deadline
+        if id in self._requests:
             return  # doubled on the way: it is answered once
-        if message.id in self._cancelled:
-            del self._cancelled[message.id]
+        if id in self._cancelled:
+            del self._cancelled[id]
             self.cancelled += 1
             return
-        now = asyncio.get_running_loop().time()
-        lane = self._lanes.get(message.method)
-        left = min(message.deadline - self._clock.time(), LONGEST) if message.deadline is not None else LONGEST
-        request = Request(message, lane, user, now + left) if lane is not None else None
-        if lane is None and message.method == description.METHOD:
-            self._replies.answer(message, now + max(left, 1.0), len(self._requests), description.describe(self._contract))
-            return
+        left = deadline - wall if deadline is not None and deadline - wall < LONGEST else LONGEST
+        lane = self._lanes.get(method)
         error = self._objection(message, lane, user, left)
-        if error is not None or request is None:
-            self._replies.answer(message, now + max(left, 1.0), len(self._requests), None, error)
+        if error is not None or lane is None:
+            described = description.describe(self._contract) if lane is None and method == description.METHOD else None
+            error = None if described else error
+            self._replies.answer(message, now + max(left, 1.0), len(self._requests), described, error)
             return
-        self._requests[message.id] = request
-        self._idle.clear()
-        self._deadlines.add(request, request.deadline)
-        lane = request.lane
-        if lane.has_room(message.priority):
+        self._requests[id] = request = Request(message, lane, user, now + left)
+        if request.due < self._lookout.next:
+            self._lookout.expect(request.due)
+        if lane.running < lane.open or lane.has_room(priority):
             self._start(request)
             return
-        shed = lane.waiting.put(message.priority, request)
+        shed = lane.waiting.put(priority, request)
         if shed is not None:
-            why = f"{len(lane.waiting)} requests wait for {message.method} already"
+            why = f"{lane.waiting.size} requests wait for {method} already"
             self._refuse(shed, outcomes.overloaded(why, lane.retry_after))
 
     def _objection(
@@ -167,15 +178,16 @@ class Dispatcher:
         if not self._accepting:
             self.refused += 1
             return outcomes.draining("it takes no calls at present")
-        callers = lane.contract.options.callers
-        caller = user if user is not None or self._vouches else message.source
-        if callers is not None and caller not in callers:
-            return outcomes.not_allowed("the broker does not say who calls" if caller is None else f"not for {caller!r}")
+        if lane.callers is not None:
+            caller = user if user is not None or self._vouches else message.source
+            if caller not in lane.callers:
+                return outcomes.not_allowed("the broker does not say who calls" if caller is None else f"not for {caller!r}")
         if left <= 0:
             self.expired += 1
             return outcomes.expired()
-        if lane.contract.streams is not (message.headers is not None and WINDOW in message.headers):
-            use = "in parts: use hub.stream" if lane.contract.streams else "once: use hub.call"
+        headers = message.headers
+        if lane.streams is not (headers is not None and WINDOW in headers):
+            use = "in parts: use hub.stream" if lane.streams else "once: use hub.call"
             return outcomes.invalid(f"{message.method} answers {use}", [])
         return None
 
@@ -201,19 +213,7 @@ class Dispatcher:
             return
         request.task, request.started = task, now
         message, contract = request.message, request.lane.contract
-        place = enter(
-            CallContext(
-                message.id,
-                message.source,
-                message.instance,
-                message.method,
-                message.deadline,
-                message.attempt,
-                message.priority,
-                request.user,
-                message.headers or {},
-            )
-        )
+        place = enter(request)
         try:
             try:
                 arguments = contract.arguments.read(message.payload)
@@ -243,22 +243,21 @@ class Dispatcher:
             leave(place)
 
     def _end(self, request: Request, payload: Any = None, *, error: dict[str, Any] | None = None) -> None:
-        lane = request.lane
+        lane, id = request.lane, request.message.id
         if request.started:
             lane.ended(asyncio.get_running_loop().time() - request.started)
         lane.running -= 1
-        if self._requests.get(request.message.id) is request:
+        if self._requests.get(id) is request:
             self._forget(request)
             if error is None or error:
                 self._reply(request, payload, error=error)
-        while (following := lane.following()) is not None:
+        while lane.waiting.size and (following := lane.following()) is not None:
             self._start(following)
 
     def _forget(self, request: Request) -> None:
-        self._deadlines.remove(request, request.deadline)
         self._requests.pop(request.message.id, None)
-        if not self._requests:
-            self._idle.set()
+        if self._settling is not None and not self._requests:
+            self._settling.set()
 
     # ------------------------------------------------------------ stopping
 
@@ -312,9 +311,11 @@ class Dispatcher:
     async def _settled(self, timeout: float) -> bool:
         if not self._requests:
             return True
+        if self._settling is None or self._settling.is_set():
+            self._settling = asyncio.Event()
         try:
             async with asyncio.timeout(timeout):
-                await self._idle.wait()
+                await self._settling.wait()
         except TimeoutError:
             return not self._requests
         return True
@@ -332,7 +333,7 @@ class Dispatcher:
     async def aclose(self) -> None:
         """Stop everything at once. What was drained before has nothing left to stop."""
         await self.drain(0.0)
-        self._deadlines.close()
+        self._lookout.close()
         self._replies.close()
 
     # ------------------------------------------------------------ answers

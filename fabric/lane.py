@@ -24,40 +24,56 @@ class Lane(Generic[T]):
     Attributes:
         name: service and method, for logs.
         handler: the method itself.
+        streams: it answers in parts.
+        callers: who may call it; None: anybody.
         running: handlers that run.
+        open: handlers that may run at once now, the reserved places left out.
     """
 
-    __slots__ = ("_adaptive", "_limit", "_reserved", "_seconds", "contract", "handler", "name", "running", "waiting")
+    __slots__ = (
+        "_adaptive",
+        "_limit",
+        "_reserved",
+        "_seconds",
+        "callers",
+        "contract",
+        "handler",
+        "name",
+        "open",
+        "running",
+        "streams",
+        "waiting",
+    )
 
     def __init__(self, service: str, contract: MethodContract, handler: Callable[..., Any]) -> None:
         options = contract.options
         self.contract, self.handler = contract, handler
         self.name = f"{service}.{contract.name}"
+        self.streams, self.callers = contract.streams, options.callers
         self.running = 0
         self.waiting: PriorityQueue[T] = PriorityQueue(options.queue)
-        self._limit = options.concurrency
         self._reserved = options.concurrency // 10 if options.reserved is None else options.reserved
         self._adaptive = AdaptiveLimit(options.concurrency) if options.adaptive else None
-        if self._adaptive is not None:
-            self._limit = self._adaptive.limit
         self._seconds = 0.0
+        self._allow(self._adaptive.limit if self._adaptive is not None else options.concurrency)
 
     @property
     def limit(self) -> int:
         """Handlers that may run at once now."""
         return self._limit
 
+    def _allow(self, limit: int) -> None:
+        self._limit, self.open = limit, max(1, limit - self._reserved)
+
     def has_room(self, priority: Priority) -> bool:
         """Whether one of that priority may start without waiting."""
-        if priority is Priority.CRITICAL:
-            return self.running < self._limit
-        return self.running < max(1, self._limit - self._reserved)
+        return self.running < self.open or (priority is Priority.CRITICAL and self.running < self._limit)
 
     def following(self) -> T | None:
         """Who may start now, of those that wait."""
-        if not len(self.waiting) or self.running >= self._limit:
+        if not self.waiting.size or self.running >= self._limit:
             return None
-        if self.running < max(1, self._limit - self._reserved):
+        if self.running < self.open:
             return self.waiting.take()
         return self.waiting.take_critical()
 
@@ -66,9 +82,9 @@ class Lane(Generic[T]):
         self._seconds += _RECENT * (seconds - self._seconds) if self._seconds else seconds
         if self._adaptive is not None:
             self._adaptive.observe(seconds, self.running)
-            self._limit = self._adaptive.limit
+            self._allow(self._adaptive.limit)
 
     @property
     def retry_after(self) -> float:
         """Seconds after which what waits now should have been started."""
-        return min(_LATEST, self._seconds * max(1, len(self.waiting)) / self._limit)
+        return min(_LATEST, self._seconds * max(1, self.waiting.size) / self._limit)

@@ -34,7 +34,7 @@ def returned(kind: Any, value: Any) -> Any:
     Raises:
         Misfit: it is not one.
     """
-    if kind is Any or (isinstance(kind, type) and type(value) is kind):
+    if type(value) is kind or kind is Any:
         return plain(value)
     try:
         return plain(checked(kind, value))

@@ -62,14 +62,12 @@ class Replies:
             deadline: in the loop's time; after it nobody waits for it.
             load: requests running and waiting here.
         """
-        if to.reply_to is None:
-            return
         self._sent += 1
         headers = None if self._sent % TELL_LOAD_EVERY else {"load": load}
         try:
-            self.send(to, MessageType.RESPONSE, deadline, payload, error, number=to.attempt, headers=headers)
+            self.send(to, MessageType.RESPONSE, deadline, payload, error, to.attempt, headers)
         except (PayloadTooLarge, InvalidMessage) as problem:
-            self.send(to, MessageType.RESPONSE, deadline, None, outcomes.failed(problem), number=to.attempt)
+            self.send(to, MessageType.RESPONSE, deadline, None, outcomes.failed(problem), to.attempt)
 
     def send(
         self,
@@ -78,7 +76,6 @@ class Replies:
         deadline: float,
         payload: Any = None,
         error: dict[str, Any] | None = None,
-        *,
         number: int = 1,
         headers: dict[str, Any] | None = None,
     ) -> None:
@@ -90,29 +87,26 @@ class Replies:
         Raises:
             PayloadTooLarge, InvalidMessage: it can't be sent.
         """
-        if to.reply_to is None:
+        address, priority = to.reply_to, to.priority
+        if address is None:
             return
-        data = codec.encode_answer(
-            to,
-            ServiceMessage(
-                self._ids.next(),
-                type,
-                self._service,
-                self._instance,
-                to.source,
-                to.method,
-                payload,
-                to.priority,
-                to.id,
-                None,
-                number,
-                None,
-                error,
-                headers,
-            ),
-            self._limits,
+        fields = (
+            self._ids.next(),
+            type,
+            self._service,
+            self._instance,
+            to.source,
+            to.method,
+            payload,
+            priority,
+            to.id,
+            None,
+            number,
+            None,
+            error,
+            headers,
         )
-        self._add(to.reply_to, to.priority, data, deadline)
+        self._add(address, priority, codec.encode_answer(to, fields, self._limits), deadline)
 
     def flush(self) -> None:
         """Hand everything over now, as far as the link takes it."""

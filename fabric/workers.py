@@ -8,37 +8,18 @@ first wait to its end, so that cancelling and time-outs inside it hit nobody els
 from __future__ import annotations
 
 import asyncio
-import types
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 T = TypeVar("T")
 
 TURN = 0.001
 """Seconds after which a task lets the loop go on and another one take over: so that answers leave while the rest is worked
 on, and a thousand small requests hold up nobody's heartbeat."""
-
-
-@types.coroutine
-def _noticing(work: Coroutine[Any, Any, None], waits: Callable[[], None]) -> Generator[Any, Any, None]:
-    """Run ``work`` as ``await`` does; call ``waits`` when it has to wait for the first time."""
-    try:
-        yielded = work.send(None)
-        waits()
-        while True:
-            try:
-                sent = yield yielded
-            except GeneratorExit:
-                work.close()
-                raise
-            except BaseException as error:
-                yielded = work.throw(error)
-            else:
-                yielded = work.send(sent)
-    except StopIteration:
-        return
+MOST_HANDS: Final = 64
+"""Tasks that begin in one turn."""
 
 
 class Workers(Generic[T]):
@@ -57,37 +38,42 @@ class Workers(Generic[T]):
         self._ready: deque[T] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._due = False
+        self._turn = 0
+        self._hands, self._quick = 1, False
 
     def put(self, thing: T) -> None:
         """Run it from the next turn of the loop on."""
         self._ready.append(thing)
-        self._relieve()
+        if not self._due:
+            self._relieve()
 
     def _relieve(self) -> None:
-        """Have a task on its way for what is ready."""
-        if self._ready and not self._due:
-            self._due = True
-            task = asyncio.get_running_loop().create_task(self._run(), name=self._name, context=self._clean.copy())
+        """Have tasks on their way for what is ready: one, or twice as many as last time if all of those have to wait. Look again
+        when they have had their turn."""
+        self._turn += 1
+        self._due = bool(self._ready)
+        if not self._due:
+            return
+        loop = asyncio.get_running_loop()
+        for _ in range(min(self._hands, len(self._ready))):
+            task = loop.create_task(self._run(), name=self._name, context=self._clean.copy())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+        loop.call_soon(self._after)
+
+    def _after(self) -> None:
+        self._hands = 1 if self._quick else min(2 * self._hands, MOST_HANDS)
+        self._quick = False
+        self._relieve()
 
     async def _run(self) -> None:
-        self._due = False
-        loop = asyncio.get_running_loop()
         task = asyncio.current_task()
         assert task is not None
-        waited = False
-
-        def waits() -> None:
-            nonlocal waited
-            waited = True
-            self._relieve()
-
-        try:
-            until = loop.time() + TURN
-            while self._ready and not waited and loop.time() < until:
-                await _noticing(self._work(self._ready.popleft(), task), waits)
-                if copy_context() != self._clean:
-                    return  # it left something in the context, which the next one must not see
-        finally:
-            self._relieve()
+        turn, clean = self._turn, self._clean
+        now = asyncio.get_running_loop().time
+        until = now() + TURN
+        while self._ready and now() < until:
+            await self._work(self._ready.popleft(), task)
+            if self._turn != turn or task.cancelling() or copy_context() != clean:
+                return  # it waited and has kept the task for itself, or has left in it what the next one must not see
+            self._quick = True

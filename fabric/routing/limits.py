@@ -27,42 +27,45 @@ class PriorityQueue(Generic[T]):
     Full, it sheds the newest of the lowest priority: the oldest has waited longest, and the highest matters most.
 
     An item may be in it once. Each operation takes the same time however many wait, also leaving out of turn.
+
+    Attributes:
+        size: how many wait.
     """
 
-    __slots__ = ("_classes", "_limit", "_now", "_passes", "_size", "_taken")
+    __slots__ = ("_classes", "_limit", "_now", "_passes", "_taken", "size")
 
     def __init__(self, limit: int) -> None:
         self._classes: tuple[OrderedDict[T, None], ...] = tuple(OrderedDict() for _ in Priority)
         self._passes = [0] * len(WEIGHTS)
         self._limit = limit
-        self._now = self._size = self._taken = 0
+        self._now = self.size = self._taken = 0
 
     def __len__(self) -> int:
-        return self._size
+        return self.size
 
     def put(self, priority: Priority, item: T) -> T | None:
         """Queue ``item``. Returns what has to be refused for it, which may be ``item`` itself."""
         shed: T | None = None
-        if self._size >= self._limit:
+        if self.size >= self._limit:
             lower = next((queue for queue in self._classes[:priority] if queue), None)
             if lower is None:
                 return item
             shed, _ = lower.popitem()
-            self._size -= 1
+            self.size -= 1
         queue = self._classes[priority]
         if not queue and priority is not Priority.CRITICAL:
             self._passes[priority] = max(self._passes[priority], self._now)
         queue[item] = None
-        self._size += 1
+        self.size += 1
         return shed
 
     def take(self) -> T | None:
         """What goes next, or None."""
-        if not self._size:
+        if not self.size:
             return None
         self._taken += 1
         critical = self._classes[Priority.CRITICAL]
-        if critical and (self._taken % FLOOR or self._size == len(critical)):
+        if critical and (self._taken % FLOOR or self.size == len(critical)):
             return self._first(critical)
         classes, passes = self._classes, self._passes
         rank = min((rank for rank in (2, 1, 0) if classes[rank]), key=passes.__getitem__)
@@ -80,7 +83,7 @@ class PriorityQueue(Generic[T]):
         for queue in self._classes:
             if item in queue:
                 del queue[item]
-                self._size -= 1
+                self.size -= 1
                 return True
         return False
 
@@ -89,10 +92,10 @@ class PriorityQueue(Generic[T]):
         items = [item for queue in reversed(self._classes) for item in queue]
         for queue in self._classes:
             queue.clear()
-        self._size = 0
+        self.size = 0
         return items
 
     def _first(self, queue: OrderedDict[T, None]) -> T:
         item, _ = queue.popitem(last=False)
-        self._size -= 1
+        self.size -= 1
         return item

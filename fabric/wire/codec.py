@@ -12,6 +12,7 @@ import enum
 import math
 import pathlib
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ import msgpack
 import orjson
 
 from fabric.errors import ConfigurationError, InvalidMessage, PayloadTooLarge
-from fabric.wire.message import JsonMessage, MessageType, Priority, ServiceMessage
+from fabric.wire.message import Fields, JsonMessage, MessageType, Priority, ServiceMessage
 
 MSGPACK: Final = "application/msgpack"
 JSON: Final = "application/json"
@@ -48,6 +49,7 @@ DEFAULT_LIMITS: Final = Limits()
 
 _CONTAINERS: Final = bytes([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
 _WORTH_COUNTING: Final = 1024
+_FEW: Final = 8
 _NESTING: Final = frozenset({dict, list, tuple, set, frozenset})
 _TEXT: Final = frozenset({str})
 _TYPES: Final = {int(item): item for item in MessageType}
@@ -79,10 +81,15 @@ def plain_value(value: Any) -> Any:
 
 
 _pack = msgpack.Packer(default=plain_value, autoreset=True).pack
+_unpack: Final = msgpack.unpackb
+_PAYLOAD: Final = ServiceMessage._fields.index("payload")
+_ERROR: Final = ServiceMessage._fields.index("error")
+_HEADERS: Final = ServiceMessage._fields.index("headers")
 
 
-def encode(message: ServiceMessage, limits: Limits = DEFAULT_LIMITS) -> bytes:
-    """The message as msgpack: an array of its fields in order. ``decode`` takes what it returns if the payload is plain data.
+def encode(message: ServiceMessage | Fields, limits: Limits = DEFAULT_LIMITS) -> bytes:
+    """The message, or its fields, as msgpack: an array of them in order. ``decode`` takes what it returns if the payload is plain
+    data.
 
     Raises:
         PayloadTooLarge: over ``limits.message_bytes``.
@@ -92,7 +99,8 @@ def encode(message: ServiceMessage, limits: Limits = DEFAULT_LIMITS) -> bytes:
         data: bytes = _pack(message)
     except (TypeError, ValueError, OverflowError) as error:
         raise InvalidMessage(str(error)) from error
-    _check_sent(message, data, limits)
+    if len(data) > limits.message_bytes or message[_ERROR] or message[_HEADERS]:
+        _check_sent(message, data, limits)
     return data
 
 
@@ -117,12 +125,12 @@ def encode_json(message: ServiceMessage, limits: Limits = DEFAULT_LIMITS) -> byt
     return data
 
 
-def encode_answer(to: ServiceMessage, message: ServiceMessage, limits: Limits = DEFAULT_LIMITS) -> bytes:
-    """``message`` in the form that ``to``, which it answers, came in.
+def encode_answer(to: ServiceMessage, message: ServiceMessage | Fields, limits: Limits = DEFAULT_LIMITS) -> bytes:
+    """``message``, or one of these fields, in the form that ``to``, which it answers, came in.
 
     Raises: as ``encode``.
     """
-    return encode_json(message, limits) if type(to) is JsonMessage else encode(message, limits)
+    return encode_json(ServiceMessage._make(message), limits) if type(to) is JsonMessage else encode(message, limits)
 
 
 def type_of(data: bytes) -> str:
@@ -130,12 +138,12 @@ def type_of(data: bytes) -> str:
     return JSON if data[:1] == b"{" else MSGPACK
 
 
-def _check_sent(message: ServiceMessage, data: bytes, limits: Limits) -> None:
+def _check_sent(message: ServiceMessage | Fields, data: bytes, limits: Limits) -> None:
     """A receiver could not even say to whom it refuses a message, so the sender has to learn it here."""
     if len(data) > limits.message_bytes:
         raise PayloadTooLarge(len(data), limits.message_bytes)
-    if message.error or message.headers:
-        _check_shape((message.error, message.headers), limits)
+    if message[_ERROR] or message[_HEADERS]:
+        _check_shape((message[_ERROR], message[_HEADERS]), limits)
 
 
 def _is_finite(value: Any) -> bool:
@@ -156,44 +164,67 @@ def decode(data: bytes, content_type: str = MSGPACK, limits: Limits = DEFAULT_LI
     Raises:
         InvalidMessage: for any bytes that are not one whole valid message within the limits.
     """
+    if content_type == MSGPACK:
+        return _read(data, limits)
     if len(data) > limits.message_bytes:
         raise InvalidMessage(f"{len(data)} bytes, over the limit of {limits.message_bytes}")
-    if content_type == MSGPACK:
-        fields = unpack(data, limits)
-        if type(fields) is not list or len(fields) < 6:
-            raise InvalidMessage("not an array of at least six fields")
-        return _message(fields)
     if content_type.partition(";")[0].strip().lower() == JSON:
         return JsonMessage._make(_message(_json_fields(data, limits)))
     raise InvalidMessage(f"unknown content type {content_type[:60]!r}")
 
 
-def unpack(data: bytes, limits: Limits) -> Any:
-    """One msgpack value without ext types, within the limits.
+def decode_all(
+    bodies: Sequence[bytes], content_type: str = MSGPACK, limits: Limits = DEFAULT_LIMITS
+) -> list[ServiceMessage | InvalidMessage]:
+    """Each as ``decode`` reads it; in place of one that it refuses, the error."""
+    read: list[ServiceMessage | InvalidMessage] = []
+    for data in bodies:
+        try:
+            read.append(_read(data, limits) if content_type == MSGPACK else decode(data, content_type, limits))
+        except InvalidMessage as error:
+            read.append(error)
+    return read
 
-    Raises:
-        InvalidMessage
-    """
-    # An array or map can't have more entries than there are bytes, so what it claims never costs more than it sent.
+
+def _read(data: bytes, limits: Limits) -> ServiceMessage:
+    """A message from msgpack: without ext types, and within the limits."""
     size = len(data)
-    items = size if size < limits.items else limits.items
+    if size > limits.message_bytes:
+        raise InvalidMessage(f"{size} bytes, over the limit of {limits.message_bytes}")
     try:
-        value = msgpack.unpackb(data, ext_hook=_no_ext, max_ext_len=0, max_array_len=items, max_map_len=items)
+        # An array or map can't have more entries than there are bytes, so what it claims never costs more than it sent.
+        if size <= limits.items:
+            fields = _unpack(data, ext_hook=_no_ext, max_ext_len=0)
+        else:
+            fields = _unpack(data, ext_hook=_no_ext, max_ext_len=0, max_array_len=limits.items, max_map_len=limits.items)
     except InvalidMessage:
         raise
     except Exception as error:  # msgpack raises a dozen kinds, down to bare ValueError and RecursionError
         raise InvalidMessage(f"not msgpack: {type(error).__name__}: {str(error)[:100]}") from error
+    if type(fields) is not list or len(fields) < 6:
+        raise InvalidMessage("not an array of at least six fields")
+    message = _message(fields)
     # A value nested n deep has n bytes that begin a container, and a key that is not text begins with one of three others:
     # counting bytes is cheaper than walking, as long as there are few.
-    if (
+    if (message[_ERROR] or message[_HEADERS] or not _is_flat(message[_PAYLOAD])) and (
         size > _WORTH_COUNTING
         or 0xC4 in data
         or 0xC5 in data
         or 0xC6 in data
         or size - len(data.translate(None, _CONTAINERS)) > limits.depth
     ):
-        _check_shape(value, limits)
-    return value
+        _check_shape(fields, limits)
+    return message
+
+
+def _is_flat(value: Any) -> bool:
+    """Whether it is one value, or a map of a few by text, as most payloads are."""
+    if type(value) is not dict or len(value) > _FEW:
+        return type(value) not in _NESTING
+    for key, item in value.items():  # noqa: SIM110  a generator takes three times as long
+        if type(key) is not str or type(item) in _NESTING:
+            return False
+    return True
 
 
 def _no_ext(code: int, data: bytes) -> Any:

@@ -70,6 +70,25 @@ class ServiceMessage(NamedTuple):
     headers: dict[str, Any] | None = None
 
 
+Fields = tuple[
+    str,
+    int,
+    str,
+    str,
+    str,
+    str,
+    Any,
+    int,
+    str | None,
+    float | None,
+    int,
+    str | None,
+    dict[str, Any] | None,
+    dict[str, Any] | None,
+]
+"""Those of a ``ServiceMessage`` in their order, where a message is only made to be sent at once."""
+
+
 class JsonMessage(ServiceMessage):
     """One that came as JSON. What answers it is JSON too, and alone in its body, so that its sender needs no msgpack."""
 

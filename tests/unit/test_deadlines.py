@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from math import inf
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabric.deadlines import TICK, Deadlines
+from fabric.deadlines import TICK, Deadlines, Lookout
 
 
 async def told(expected: int, seen: list[str]) -> None:
@@ -98,3 +99,82 @@ def test_the_count_is_that_of_a_model(steps: list[tuple[int, bool]]) -> None:
         deadlines.close()
 
     asyncio.run(run())
+
+
+class Thing:
+    """Something that is due."""
+
+    def __init__(self, name: str, due: float) -> None:
+        self.name, self.due = name, due
+
+
+class Shelf:
+    """What a lookout looks through, and what it has told."""
+
+    def __init__(self) -> None:
+        self.things: dict[str, Thing] = {}
+        self.seen: list[str] = []
+        self.lookout: Lookout[Thing] = Lookout(self.things, self._due)
+
+    def put(self, name: str, after: float) -> float:
+        """Put in what is due so many seconds from now; returns when that is."""
+        due = asyncio.get_running_loop().time() + after
+        self.things[name] = Thing(name, due)
+        if due < self.lookout.next:
+            self.lookout.expect(due)
+        return due
+
+    def _due(self, thing: Thing) -> None:
+        self.seen.append(thing.name)
+        assert thing.due == inf
+
+
+async def test_a_lookout_tells_what_is_still_there_once_and_never_too_early() -> None:
+    """Also what stays after it was told; what was taken out in time is not told, and nobody has to say that it was."""
+    shelf = Shelf()
+    loop = asyncio.get_running_loop()
+    last = shelf.put("late", 0.06)
+    shelf.put("gone", 0.02)
+    shelf.put("soon", 0.02)
+    shelf.put("far", 3600.0)
+    del shelf.things["gone"]
+    await told(2, shelf.seen)
+    assert loop.time() >= last
+    assert shelf.seen == ["soon", "late"]
+    assert shelf.lookout.next > loop.time() + 3000, "it sleeps until there is something to see"
+    await asyncio.sleep(2 * TICK)
+    assert len(shelf.seen) == 2
+
+
+async def test_a_lookout_does_not_look_before_it_must() -> None:
+    """Later deadlines do not move it, nearer ones do, and after its end none does."""
+    shelf = Shelf()
+    first = shelf.put("a", 1000.0)
+    shelf.put("b", 2000.0)
+    assert shelf.lookout.next == first
+    nearer = shelf.put("c", 500.0)
+    assert shelf.lookout.next == nearer
+    shelf.lookout.close()
+    shelf.put("d", 0.0)
+    await asyncio.sleep(2 * TICK)
+    assert shelf.seen == []
+
+
+async def test_what_a_lookout_tells_may_change_what_is_there() -> None:
+    """What is put in meanwhile, even if it is overdue already, is told in a later look."""
+    things: dict[str, Thing] = {}
+    seen: list[str] = []
+
+    def due(thing: Thing) -> None:
+        seen.append(thing.name)
+        things.clear()
+        for name in ("x", "y"):
+            things[name] = Thing(name, 0.0 if name == "x" else inf)
+
+    lookout: Lookout[Thing] = Lookout(things, due)
+    now = asyncio.get_running_loop().time()
+    things["one"] = Thing("one", now)
+    lookout.expect(now)
+    await told(2, seen)
+    assert seen[:2] == ["one", "x"]
+    lookout.close()

@@ -60,6 +60,7 @@ LAYERS = (
             "presence",
             "proxy",
             "publisher",
+            "received",
             "replies",
             "requests",
             "served",

@@ -12,7 +12,7 @@ import pytest
 
 from fabric.workers import TURN, Workers
 
-Work = Callable[[], Coroutine[Any, Any, None]]
+Work = Callable[[], Coroutine[Any, Any, object]]
 
 
 class Run:
@@ -79,6 +79,32 @@ async def test_one_that_waits_holds_up_nobody() -> None:
     assert len(set(run.tasks)) == 20
     gate.set()
     await run.until_done(20)
+
+
+async def test_many_that_all_wait_begin_within_a_few_turns() -> None:
+    """Each turn twice as many begin, as long as none of them ends at once; the first that does puts an end to that."""
+    run = Run()
+    gate = asyncio.Event()
+
+    for _ in range(500):
+        run.workers.put(gate.wait)
+    turns = 0
+    while len(run.tasks) < 500:
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns < 30
+    assert len(set(run.tasks)) == 500
+    gate.set()
+    await run.until_done(500)
+    before = len(run.tasks)
+
+    async def quick() -> None: ...
+
+    for _ in range(2):
+        for _ in range(50):
+            run.workers.put(quick)
+        await run.until_done(len(run.tasks) + 50)
+    assert len(set(run.tasks[before:])) <= 4
 
 
 async def test_cancelling_hits_only_its_own() -> None:
