@@ -40,12 +40,12 @@ from fabric.startup.events import (
     Vote,
 )
 from fabric.startup.plan import Plan, make_plan
-from fabric.startup.record import LAUNCHED, REST, Phase, ServiceRecord, ServiceState, Trigger
+from fabric.startup.record import LAUNCHED, ServiceRecord, ServiceState, Trigger
 from fabric.startup.rolling import RollingRestart, check_roll
 from fabric.startup.roster import Roster
 from fabric.startup.scheduler import Scheduler
+from fabric.startup.stopping import Stopping
 from fabric.startup.succession import adopt, new_record
-from fabric.startup.teardown import Teardown
 from fabric.startup.timers import Key
 from fabric.startup.verdict import verdict
 from fabric.startup.world import World
@@ -77,8 +77,8 @@ class Engine:
         self.roll: RollingRestart | None = None
         self._runs: set[str] = set()
         self._ending: tuple[Outcome, str] | None = None
-        self._teardown = Teardown((), {})
-        self._stopping = False
+        self._stopping = Stopping(self._world, self._attempts, lambda record, state, why: self.scheduler.set(record, state, why))
+        self._going_down = False
         self._deposed_by: int | None = None
         self._armed: float | None = None
         self._handlers: dict[type, Callable[[Any], None]] = {
@@ -187,7 +187,7 @@ class Engine:
         if event.run in self._runs:
             # A request that is repeated must not start again what was cancelled.
             return
-        if self._stopping and not self._teardown.finished:
+        if self._going_down and not self._stopping.finished:
             self._runs.add(event.run)
             self._emit_finished(event.run, Outcome.CANCELLED, "the fleet is being shut down; ask again when it is down")
             return
@@ -197,7 +197,7 @@ class Engine:
         if self._scheduler is not None and self.outcome is Outcome.RUNNING:
             self._emit_finished(world.run, Outcome.SUPERSEDED, f"run {event.run} took over")
         self._runs.add(event.run)
-        world.run, world.ended, self._ending, self._stopping = event.run, False, None, False
+        world.run, world.ended, self._ending, self._going_down = event.run, False, None, False
         self.outcome, self.reason, self.started_at = Outcome.RUNNING, "", world.now
         world.records = {name: new_record(plan, name, world.now) for name in plan.services}
         before = self._scheduler.plan.dependents if self._scheduler else {}
@@ -219,58 +219,30 @@ class Engine:
         for name in plan.rank:
             self._rouse(world.records[name])
         leaving = [name for name, record in old.items() if name not in plan.rank and record.alive()]
-        self._teardown = Teardown(leaving, before)
-        for name in self._teardown.first():
-            self._stop(world.records[name], "the new run has no place for it")
+        self._stopping.begin(leaving, before, "the new run has no place for it")
 
     def _cancel_requested(self, event: CancelRequested) -> None:
-        if self._scheduler is None or self._stopping:
+        if self._scheduler is None or self._going_down:
             return
         self._drop_roll(event.reason)
         if self.outcome is Outcome.RUNNING and self._ending is None:
             self._ending = (Outcome.CANCELLED, event.reason)
-        self._withdraw(event.reason)
-
-    def _withdraw(self, reason: str) -> None:
-        """Nothing is started any more, and what is starting is stopped."""
-        assert self._scheduler is not None
-        self._world.ended = True
-        starting = []
-        for record in self._world.records.values():
-            if record.name not in self._scheduler.plan.rank:
-                continue
-            self._attempts.give_up(record)
-            if record.state in (ServiceState.WAITING, ServiceState.QUEUED, ServiceState.RETRYING):
-                self._scheduler.set(record, ServiceState.WITHDRAWN, reason)
-            elif record.state is ServiceState.STARTING:
-                starting.append(record)
-        for record in starting:
-            self._stop(record, reason)
+        self._stopping.withdraw(self._scheduler.plan.rank, event.reason)
 
     def _shutdown_requested(self, event: ShutdownRequested) -> None:
-        if self._scheduler is None or self._stopping:
+        if self._scheduler is None or self._going_down:
             return
-        self._stopping = self._world.ended = True
+        self._going_down = self._world.ended = True
         self._drop_roll(event.reason)
         plan = self._scheduler.plan
         if self.outcome is Outcome.RUNNING:
             self._ending = (Outcome.CANCELLED, event.reason)
         alive = [name for name, record in self._world.records.items() if record.alive()]
-        self._teardown = Teardown(alive, plan.dependents)
         for record in self._world.records.values():
             self._attempts.give_up(record)
             if not record.alive() and record.state is not ServiceState.SKIPPED:
                 self._scheduler.set(record, ServiceState.STOPPED, event.reason)
-        for name in self._teardown.first():
-            self._stop(self._world.records[name], event.reason)
-
-    def _stop(self, record: ServiceRecord, reason: str) -> None:
-        assert self._scheduler is not None
-        if record.state is not ServiceState.STOPPING:
-            self._scheduler.set(record, ServiceState.STOPPING, reason)
-        elif self._world.timers.get(("stop", record.name, "")) is not None:
-            return
-        self._attempts.stop(record)
+        self._stopping.begin(alive, plan.dependents, event.reason)
 
     # ------------------------------------------------------------ rolling restarts
 
@@ -311,24 +283,13 @@ class Engine:
         assert self._scheduler is not None
         self._scheduler.derive(record)
         if record.state is ServiceState.STOPPING and not record.alive():
-            self._is_stopped(record, "it stopped")
+            self._stopping.is_over(record, "it stopped")
         self._rouse(record)
 
     def _rouse(self, record: ServiceRecord) -> None:
         """A service may have come up by itself while others of its instances waited for a slot that it needs no more."""
         if record.state in LAUNCHED and not self._world.ended and not record.leaving:
             self._attempts.rouse(record)
-
-    def _is_stopped(self, record: ServiceRecord, reason: str) -> None:
-        assert self._scheduler is not None
-        self._world.timers.cancel(("stop", record.name, ""))
-        for place in list(record.instances.values()):
-            self._attempts.forget(record, place)
-            place.phase = Phase.STOPPED
-        record.instances.pop(REST, None)
-        self._scheduler.set(record, ServiceState.STOPPED, reason)
-        for name in self._teardown.done(record.name):
-            self._stop(self._world.records[name], reason)
 
     def _requeue(self, record: ServiceRecord) -> None:
         if record.name in self.scheduler.plan.rank:
@@ -339,7 +300,7 @@ class Engine:
         aborts = self._scheduler.plan.options.abort_on_failure and record.definition.critical
         if aborts and record.state is ServiceState.FAILED and self.outcome is Outcome.RUNNING and self._ending is None:
             self._ending = (Outcome.FAILED, f"{record.name} failed: {record.reason}")
-            self._withdraw(f"the run ended because {record.name} failed")
+            self._stopping.withdraw(self._scheduler.plan.rank, f"the run ended because {record.name} failed")
 
     def _depose(self, epoch: int) -> None:
         """A report proves that another one leads: from now on this engine does nothing."""
@@ -376,7 +337,7 @@ class Engine:
             elif kind == "optional":
                 scheduler.assess(world.records[name], Trigger("timer", name, world.now))
             elif kind == "stop":
-                self._is_stopped(
+                self._stopping.is_over(
                     world.records[name], f"it did not say that it stopped in {world.records[name].definition.stop_timeout:g} s"
                 )
             elif kind != "roll" and (place := world.records[name].instances.get(instance)) is not None:
@@ -399,8 +360,8 @@ class Engine:
         self._emit_finished(self.run, outcome, reason)
 
     def _judge(self) -> tuple[Outcome, str]:
-        if self._stopping:
-            return (Outcome.STOPPED, "everything is stopped") if self._teardown.finished else (Outcome.RUNNING, "")
+        if self._going_down:
+            return (Outcome.STOPPED, "everything is stopped") if self._stopping.finished else (Outcome.RUNNING, "")
         if self._ending is not None:
             stopping = any(record.state is ServiceState.STOPPING for record in self.services.values())
             return (Outcome.RUNNING, "") if stopping else self._ending
