@@ -22,6 +22,7 @@ def _do_without(error: BrokerUnavailable) -> NoReturn:
         pytest.fail(str(error))
     pytest.skip(str(error))
 
+
 # A suite that is green for one is green for all: the examples are the same in every run. `--hypothesis-profile=search` looks
 # for new ones.
 settings.register_profile("fixed", derandomize=True, deadline=None, database=None, print_blob=True)
