@@ -7,10 +7,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AwareDatetime, Field, StringConstraints, model_validator
 
 from fabric.errors import ConfigurationError
-from fabric.routing.balancing import strategy
+from fabric.routing.policies import Policies
 from services.todo.contracts import Contract
 
 ServiceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_\-]{0,99}$")]
+
+PolicyTarget = Annotated[str, StringConstraints(pattern=r"^(capability:)?[A-Za-z0-9][A-Za-z0-9_\-]{0,99}$")]
 
 
 # message-broker
@@ -112,7 +114,7 @@ class RetrySettings(Contract):
     base: float = Field(default=0.05, ge=0, le=60)
     factor: float = Field(default=2.0, ge=1, le=10)
     ceiling: float = Field(default=2.0, ge=0, le=600)
-    budget_ratio: float = Field(default=0.2, ge=0, le=1)
+    budget_ratio: float = Field(default=0.1, ge=0, le=1)
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -121,37 +123,53 @@ class RetrySettings(Contract):
         return self
 
 
-class PolicyChange(Contract):
-    """What to set for calls to ``service``.
+class Treatment(Contract):
+    """How calls to ``service`` are treated.
 
     Attributes:
+        service: its name, or ``capability:NAME`` for calls by that.
         balancing: the name of a strategy of ``fabric.routing.balancing``.
         timeout: seconds for a call when the caller says none; None leaves it to the method.
-        expected_revision: refuse the change when the service's policy has another one by now.
+        further: what else ``fabric.RoutePolicy`` has, in plain form: ``breaker``, ``ejection``, ``prefer``, ``hedge_after``.
     """
-
-    service: ServiceName
-    balancing: str = "round-robin"
-    timeout: float | None = Field(default=None, gt=0, le=3600)
-    retry: RetrySettings = RetrySettings()
-    expected_revision: int | None = Field(default=None, ge=0)
-
-    @model_validator(mode="after")
-    def _known(self) -> Self:
-        try:
-            strategy(self.balancing)
-        except ConfigurationError as error:
-            raise ValueError(str(error)) from error
-        return self
-
-
-class TrafficPolicy(Contract):
-    """``revision`` grows with every change of any policy, so the higher one is the newer; 0 is the default."""
 
     service: str
     balancing: str = "round-robin"
     timeout: float | None = None
     retry: RetrySettings = RetrySettings()
+    further: dict[str, Any] = Field(default_factory=dict)
+
+    def to_plain(self) -> dict[str, Any]:
+        """As ``fabric.Policies.from_plain`` takes it for one service."""
+        limit = {} if self.timeout is None else {"timeout": self.timeout}
+        return {"balancing": self.balancing, "retry": self.retry.model_dump(), **limit, **self.further}
+
+
+class PolicyChange(Treatment):
+    """What to set for calls to a service, in place of all that was set before.
+
+    Attributes:
+        expected_revision: refuse the change when the service's policy has another one by now.
+    """
+
+    service: PolicyTarget
+    timeout: float | None = Field(default=None, gt=0, le=3600)
+    expected_revision: int | None = Field(default=None, ge=0)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if twice := self.further.keys() & Treatment.model_fields.keys():
+            raise ValueError(f"{min(twice)} has a field of its own")
+        try:
+            Policies.from_plain({"services": {self.service: self.to_plain()}})
+        except ConfigurationError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+
+class TrafficPolicy(Treatment):
+    """``revision`` grows with every change of any policy, so the higher one is the newer; 0 is the default."""
+
     revision: int = 0
 
 
@@ -160,6 +178,10 @@ class PolicySet(Contract):
 
     revision: int = 0
     policies: tuple[TrafficPolicy, ...] = ()
+
+    def to_plain(self) -> dict[str, Any]:
+        """As ``fabric.Policies.from_plain`` takes them."""
+        return {"revision": self.revision, "services": {policy.service: policy.to_plain() for policy in self.policies}}
 
 
 POLICY_CHANGED: Literal["policy.changed"] = "policy.changed"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 from pydantic import AliasChoices, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fabric import Health, Service, ServiceError, rpc
+from fabric.follower import REVISION
 from services.todo.fleet_contracts import POLICY_CHANGED, PolicyChange, PolicySet, ServiceName, TrafficPolicy
 from services.todo.policies import RevisionConflict, changed, load, policy_of, save
 
@@ -24,8 +26,8 @@ class MeshSettings(BaseSettings):
 class ServiceMesh(Service):
     """Policies by service: validated when set, numbered, kept in a file, and broadcast at each change.
 
-    A change is on disk before it is told. Whoever missed the broadcast reads ``policies``: the higher revision is the newer.
-    One instance of it, because two would number on their own.
+    A change is on disk before it is told. Hubs that follow this service (``FABRIC_POLICIES_FROM``) see the revision in its
+    announcement and ask for the policies when it grows. One instance of it, because two would number on their own.
     """
 
     name, version = "service-mesh", "1.0.0"
@@ -39,6 +41,7 @@ class ServiceMesh(Service):
 
     async def start(self) -> None:
         self._policies = await asyncio.to_thread(load, self._path)
+        self.metadata[REVISION] = self._policies.revision
 
     async def check_health(self) -> Health:
         return Health.ok(revision=self._policies.revision, policies=len(self._policies.policies))
@@ -51,6 +54,11 @@ class ServiceMesh(Service):
     @rpc(idempotent=True, timeout=3.0)
     async def policies(self) -> PolicySet:
         return self._policies
+
+    @rpc(idempotent=True, timeout=3.0)
+    async def traffic_policies(self) -> dict[str, Any]:
+        """All of them, as hubs read them."""
+        return self._policies.to_plain()
 
     @rpc(timeout=5.0)
     async def set_policy(self, change: PolicyChange) -> TrafficPolicy:
@@ -72,5 +80,7 @@ class ServiceMesh(Service):
             except OSError as error:
                 raise ServiceError(f"{self._path} can't be written: {error}", code="mesh.not-saved", retryable=True) from error
             self._policies = policies
+        self.metadata[REVISION] = policies.revision
+        self.hub.announce()
         self.hub.broadcast(POLICY_CHANGED, made)
         return made

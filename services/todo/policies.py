@@ -33,6 +33,7 @@ def changed(policies: PolicySet, change: PolicyChange) -> tuple[PolicySet, Traff
         balancing=change.balancing,
         timeout=change.timeout,
         retry=change.retry,
+        further=change.further,
         revision=policies.revision + 1,
     )
     others = tuple(policy for policy in policies.policies if policy.service != change.service)

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from fabric import Hub, Service, on_broadcast
+from fabric.config import Settings
 from fabric.errors import ConfigurationError, RemoteError, ValidationFailed
 from fabric.testing import Bench
 from services.todo.fleet_contracts import POLICY_CHANGED, PolicyChange, RetrySettings, TrafficPolicy
 from services.todo.mesh import MeshSettings, ServiceMesh
+from tests.puppet import eventually
 
 
 class Listener(Service):
@@ -76,6 +78,10 @@ async def test_of_two_changes_on_the_same_revision_one_is_refused(mesh: ServiceM
         {"retry": {"attempts": 0}},
         {"retry": {"base": 5.0, "ceiling": 1.0}},
         {"service": "no spaces"},
+        {"further": {"brakes": {}}},
+        {"further": {"breaker": {"window": -1}}},
+        {"further": {"timeout": 1.0}},
+        {"further": {"prefer": ["rack"]}},
     ],
 )
 async def test_a_wrong_policy_is_refused(hub: Hub, mesh: ServiceMesh, wrong: dict[str, Any]) -> None:
@@ -83,6 +89,34 @@ async def test_a_wrong_policy_is_refused(hub: Hub, mesh: ServiceMesh, wrong: dic
     with pytest.raises(ValidationFailed):
         await hub.call("service-mesh", "set_policy", {"service": "a", **wrong})
     assert (await mesh.policies()).revision == 0
+
+
+async def test_hubs_that_follow_go_by_it_at_once(bench: Bench, mesh: ServiceMesh, tmp_path: Path) -> None:
+    """A change reaches hubs that run and those that join later, without a restart; a wrong one changes nothing for anybody;
+    and a mesh that starts again hands out what it had."""
+    follow = Settings(heartbeat_interval=0.5, policies_from="service-mesh", policies={"default": {"balancing": "weighted"}})
+    early = await bench.hub("early", settings=follow)
+    change = PolicyChange(
+        service="email-service", balancing="p2c", retry=RetrySettings(attempts=2), further={"breaker": None, "hedge_after": 0.2}
+    )
+    await mesh.set_policy(change)
+    late = await bench.hub("late", settings=follow)
+    for each in (early, late):
+        await eventually(lambda each=each: each.traffic.policies.revision == 1)  # type: ignore[misc]
+        policy = each.traffic.policies.of("email-service")
+        assert (policy.balancing, policy.retry.attempts, policy.breaker, policy.hedge_after) == ("p2c", 2, None, 0.2)
+        assert each.traffic.policies.of("other").balancing == "weighted"
+    with pytest.raises(ValidationFailed):
+        await late.call("service-mesh", "set_policy", {"service": "email-service", "further": {"breaker": 7}})
+    await bench.stop("mesh-1")
+    await bench.start(ServiceMesh(MeshSettings(data_dir=tmp_path)), instance="mesh-2")
+    newest = await bench.hub("newest", settings=follow)
+    await eventually(lambda: newest.traffic.policies.of("email-service") == late.traffic.policies.of("email-service"))
+    await mesh.set_policy(PolicyChange(service="capability:text-analysis", timeout=2.0))
+    for each in (early, late, newest):
+        await eventually(lambda each=each: each.traffic.policies.of("capability:text-analysis").timeout == 2.0)  # type: ignore[misc]
+        assert each.traffic.policies.of("email-service").hedge_after == 0.2
+        assert each._follower.refused == 0
 
 
 async def test_a_damaged_file_is_named(bench: Bench, tmp_path: Path) -> None:
