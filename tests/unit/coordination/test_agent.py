@@ -27,6 +27,7 @@ from fabric.startup.events import (
     Vote,
 )
 from fabric.testing import Bench
+from fabric.transports.base import Consumer, QueueSpec, Receiver
 from fabric.transports.memory import MemoryTransport
 
 
@@ -139,6 +140,24 @@ async def test_a_start_is_accepted_then_started_then_voted_for(bench: Bench, lea
 
 async def test_a_command_reaches_an_instance_that_joins_after_it(bench: Bench, leader: Leader) -> None:
     """A slow process is not forgotten: its START waits for it."""
+    await leader.command()
+    kettle = Kettle()
+    await bench.start(kettle, managed=True)
+    await leader.until(yes)
+    assert kettle.starts == 1
+
+
+async def test_a_command_on_a_broker_that_takes_its_time(bench: Bench, leader: Leader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where declaring and binding a queue takes longer than being heard of, as on RabbitMQ, the START that the announcement
+    calls forth is not missed."""
+    consume = MemoryTransport.consume
+
+    async def slowly(transport: MemoryTransport, queue: QueueSpec, receiver: Receiver, *, timeout: float) -> Consumer:
+        for _ in range(200 if queue.exchange.endswith(".control") else 0):
+            await asyncio.sleep(0)
+        return await consume(transport, queue, receiver, timeout=timeout)
+
+    monkeypatch.setattr(MemoryTransport, "consume", slowly)
     await leader.command()
     kettle = Kettle()
     await bench.start(kettle, managed=True)
