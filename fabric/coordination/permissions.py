@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fabric.contract import ServiceContract
 from fabric.coordination.contracts import event_queues
-from fabric.coordination.journals import STREAM_KEY, stream_name
 from fabric.coordination.processes import SUPERVISOR
 from fabric.transports import topology as keys
 from fabric.transports.topology import Topology
@@ -60,6 +59,7 @@ class Role:
         also: other names under which it is found and called.
         leads: whether it commands all, reads all votes, and makes the exchanges.
         heals: whether it reads all dead letters and puts them back.
+        delays: whether it publishes events with a delay. They wait in queues that all such users make, read and may delete.
     """
 
     user: str
@@ -71,6 +71,7 @@ class Role:
     also: tuple[str, ...] = ()
     leads: bool = False
     heals: bool = False
+    delays: bool = True
 
 
 COORDINATOR = Role(user="coordinator", broadcasts=True, leads=True, also=(SUPERVISOR,))
@@ -118,7 +119,7 @@ def grant(role: Role, topology: Topology) -> Grant:
     # a hub looks whether all exchanges are there, which takes some right on each; what goes by control, its keys say
     targets = [topology.rpc, topology.events, topology.broadcast, topology.control, topology.discovery]
     sources = [topology.rpc, topology.discovery]
-    if role.queues:
+    if role.queues or role.delays:
         sources.append(topology.events)
     if role.broadcasts:
         sources.append(topology.broadcast)
@@ -129,9 +130,14 @@ def grant(role: Role, topology: Topology) -> Grant:
         write.append(_DEFAULT_EXCHANGE)
     if role.heals:
         read.append(_literal(f"{topology.events}.") + _ANY + _literal(".dead"))
+    if role.delays:
+        held = rf"{_literal(topology.namespace)}\.delayed\.(sink|[0-9]+)"
+        configure.append(held)
+        write.append(held)
+        read.append(held)
     if role.leads:
         configure += _each("", (spec.name for spec in topology.exchanges))
-        journal = _literal(stream_name(topology))
+        journal = _literal(topology.journal)
         configure.append(journal)
         write.append(journal)
         read.append(journal)
@@ -146,7 +152,8 @@ def grant(role: Role, topology: Topology) -> Grant:
 
 def _events(role: Role, topology: Topology) -> TopicGrant:
     """A contract does not say what a service publishes, so it may publish any event."""
-    read = _ANY if role.topics is None else _pattern(_each("", role.topics))
+    sink = (topology.delayed_sink_key,) if role.delays else ()
+    read = _ANY if role.topics is None else _pattern(_each("", (*role.topics, *sink)))
     return TopicGrant(exchange=topology.events, write=_ANY, read=read)
 
 
@@ -154,8 +161,8 @@ def _control(role: Role, topology: Topology) -> TopicGrant:
     write = [_literal(keys.vote(role.user))] if role.serves else []
     read = [_literal(keys.command(role.user))] if role.serves else []
     if role.leads:
-        write += [_literal(keys.command("")) + _ANY, STREAM_KEY]
-        read += [_literal(keys.EVERY_VOTE), STREAM_KEY]
+        write += [_literal(keys.command("")) + _ANY, keys.JOURNAL]
+        read += [_literal(keys.EVERY_VOTE), keys.JOURNAL]
     return TopicGrant(exchange=topology.control, write=_pattern(write), read=_pattern(read))
 
 
@@ -177,14 +184,18 @@ def grants(
     *,
     capabilities: Mapping[str, Iterable[str]],
     clients: Iterable[str] = (),
+    delays: bool = True,
 ) -> list[Grant]:
-    """Of every service, the coordinator, the command line, and ``clients``: users that call and publish and serve nothing."""
+    """Of every service, the coordinator, the command line, and ``clients``: users that call and publish and serve nothing.
+
+    Args:
+        delays: whether they may publish events with a delay; see ``Role``.
+    """
     services = [
-        grant(role_of(name, contract, topology, capabilities=capabilities.get(name, ())), topology)
-        for name, contract in contracts.items()
+        role_of(name, contract, topology, capabilities=capabilities.get(name, ())) for name, contract in contracts.items()
     ]
     others = (COORDINATOR, COMMAND_LINE, *(Role(user=name, serves=False) for name in clients))
-    return [*services, *(grant(role, topology) for role in others)]
+    return [grant(replace(role, delays=delays), topology) for role in (*services, *others)]
 
 
 def definitions(found: Iterable[Grant], topology: Topology, vhost: str) -> dict[str, Any]:

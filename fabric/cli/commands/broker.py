@@ -8,18 +8,27 @@ from typing import Annotated
 
 import typer
 
+from fabric.cli.commands.permissions import permissions
+
 
 def register(app: typer.Typer) -> None:
-    app.command()(broker)
+    group = typer.Typer()
+    group.callback(invoke_without_command=True)(broker)
+    group.command()(permissions)
+    app.add_typer(group, name="broker")
 
 
 def broker(
+    context: typer.Context,
     socket: Annotated[Path, typer.Option(help="Where it listens; at most about 100 characters.")] = Path(".fabric/broker.sock"),
 ) -> None:
     """Run the embedded broker until SIGTERM or Ctrl-C.
 
     It serves one machine and keeps nothing on disk; for more, use RabbitMQ. Its URL is unix:// and the path of the socket.
     """
+
+    if context.invoked_subcommand is not None:
+        return
 
     async def run() -> None:
         from fabric.cli.lifeline import until_told

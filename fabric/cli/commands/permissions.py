@@ -23,12 +23,15 @@ def permissions(
     add_users: Annotated[
         bool, typer.Option("--add-users", help="Also add the users; each password is in a variable FABRIC_PASSWORD_NAME.")
     ] = False,
+    delays: Annotated[
+        bool, typer.Option(help="May publish events with a delay, whose queues all such users can read and delete.")
+    ] = True,
     json: Annotated[bool, typer.Option("--json", help="As definitions, for `rabbitmqctl import_definitions`.")] = False,
 ) -> None:
     """Print the least permissions on RabbitMQ that each service needs, as rabbitmqctl commands or as definitions.
 
     Every service is a user of its own, called as the service: that is the name that @rpc(callers=...) asks for. What a service
-    subscribes to is read from its class. It is not under `fabric broker`, for that is the embedded broker, which has no users.
+    subscribes to is read from its class. `fabric broker permissions` is the same.
     """
     from fabric.cli.output import write, write_json
     from fabric.coordination.contracts import contracts_of
@@ -44,7 +47,7 @@ def permissions(
             raise typer.BadParameter(str(error)) from None
     topology = Topology(namespace or loaded.namespace)
     capabilities = {service.name: service.capabilities for service in loaded.definitions}
-    found = grants(contracts_of(loaded), topology, capabilities=capabilities, clients=client or ())
+    found = grants(contracts_of(loaded), topology, capabilities=capabilities, clients=client or (), delays=delays)
     if json:
         write_json(definitions(found, topology, vhost))
     else:
