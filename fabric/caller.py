@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from fabric.clock import Clock
 from fabric.config import Settings
@@ -14,7 +14,7 @@ from fabric.errors import CallError, CallNotSent, CircuitOpen, NoInstance
 from fabric.presence import Presence
 from fabric.requests import PendingRequests
 from fabric.routing.instance import Instance, InstanceState
-from fabric.routing.outcomes import Facts, speaks_well
+from fabric.routing.outcomes import Facts
 from fabric.routing.registry import Endpoint, ServiceRegistry
 from fabric.routing.retry import adds_load
 from fabric.routing.route import Route
@@ -25,14 +25,8 @@ LONGEST = 86_400.0
 """Seconds that a call may take at most, whatever is asked for: every call ends."""
 
 
-class Question(NamedTuple):
-    """What is asked, the same in each attempt."""
-
-    method: str
-    payload: Any
-    priority: Priority
-    headers: dict[str, Any] | None
-    window: int
+Question = tuple[str, Any, Priority, dict[str, Any] | None, int]
+"""What is asked, the same in each attempt: method, payload, priority, headers, and the window of a stream."""
 
 
 class Caller:
@@ -51,7 +45,8 @@ class Caller:
     ) -> None:
         self._pending, self._registry, self._presence, self._traffic = pending, registry, presence, traffic
         self._settings, self._clock, self._chance = settings, clock, chance
-        self._closing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._closing: asyncio.Future[None] = self._loop.create_future()
 
     async def call(
         self,
@@ -76,13 +71,13 @@ class Caller:
         Raises:
             CallError: see the table of outcomes in docs/delivery.md.
         """
-        now = asyncio.get_running_loop().time
+        now = self._loop.time
         started = now()
         outer = current_call()
         facts = Facts(route.label, method, started, started + self._limit(route, method, timeout, started, outer))
-        question = Question(method, payload, priority, headers, window)
+        question = method, payload, priority, headers, window
         route.budget.deposit()
-        tried: set[str] = set()
+        tried: frozenset[str] = frozenset()
         while True:
             endpoint: Endpoint | None = None
             try:
@@ -113,39 +108,28 @@ class Caller:
                 )
                 if pause is None or now() + pause >= facts.deadline:
                     raise
-                tried.add(endpoint.id)
+                tried |= {endpoint.id}
                 if pause:
                     await asyncio.wait((self._closing,), timeout=pause)
                 facts.attempt += 1
 
     async def _attempt(self, route: Route, endpoint: Endpoint, question: Question, facts: Facts) -> Any:
-        """Ask one instance, if its breaker and that of the route allow, and let them know how it ended."""
-        monotonic, ejections = self._clock.monotonic, self._traffic.ejections
-        began = monotonic()
-        breaker = route.breaker
-        gate = 0
+        """Ask one instance, if the breaker of the route allows."""
+        began = self._clock.monotonic()
+        breaker, gate = route.breaker, 0
         if breaker is not None and not (gate := breaker.acquire(began)):
             facts.instance = None
             why = "isolated by hand" if breaker.isolated else "it failed too often lately"
-            raise CircuitOpen(why, retry_after=breaker.retry_after(began), **facts.at(asyncio.get_running_loop().time()))
-        permit = ejections.acquire(endpoint, began)
-        ok: bool | None = None
+            raise CircuitOpen(why, retry_after=breaker.retry_after(began), **facts.at(self._loop.time()))
+        method, payload, priority, headers, window = question
+        if window:
+            return await self._pending.begin(endpoint, method, payload, facts, priority, headers, breaker, gate, began, window)
+        pending = self._pending.ask(endpoint, method, payload, facts, priority, headers, breaker, gate, began)
         try:
-            method, payload, priority, headers, window = question
-            if window:
-                answer = await self._pending.begin(endpoint, method, payload, facts, priority, headers, window=window)
-            else:
-                answer = await self._pending.ask(endpoint, method, payload, facts, priority, headers)
-            ok = True
-            return answer
-        except CallError as error:
-            ok = speaks_well(error)
+            return await pending.future
+        except BaseException:
+            self._pending.withdraw(pending)
             raise
-        finally:
-            ended = monotonic()
-            ejections.settle(endpoint, permit, ended, ok=ok, seconds=ended - began)
-            if breaker is not None:
-                breaker.settle(gate, ended, ok=ok, seconds=ended - began)
 
     async def _hedged(self, route: Route, after: float, endpoint: Endpoint, question: Question, facts: Facts) -> Any:
         """Ask a second instance when the first takes long. The first answer counts, and whoever is slower is cancelled.

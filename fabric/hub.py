@@ -72,11 +72,14 @@ class Hub:
         self._served: Served | None = None
         self._leaving = False
         self._presence = Presence(transport, self.topology, self.registry, settings, me, clock=clock, chance=chance)
-        self._pending = PendingRequests(transport, self.topology, self.registry, settings, me, clock=clock)
-        self._detector = Detector(transport, self.topology, self.registry, self._pending, settings, me, clock=clock)
         self.traffic = Traffic(self.registry, policies, place=(settings.host, settings.zone), chance=chance)
+        ejections = self.traffic.ejections
+        self._pending = PendingRequests(transport, self.topology, self.registry, ejections, settings, me, clock=clock)
+        self._detector = Detector(transport, self.topology, self.registry, self._pending, settings, me, clock=clock)
         self._caller = Caller(self._pending, self.registry, self._presence, self.traffic, settings, clock=clock, chance=chance)
-        self._mailbox = Mailbox(transport, self.topology, settings, me, self._pending, self._detector, self._presence)
+        self._mailbox = Mailbox(
+            transport, self.topology, settings, me, self._pending, self._detector, self._presence, clock=clock
+        )
         self._follower = PolicyFollower(settings, me, self._caller, self.traffic, self.registry, self._presence)
         self._publisher = Publisher(transport, self.topology, settings, me)
 

@@ -10,6 +10,7 @@ from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
 from fabric.errors import LinkLost
 from fabric.pending import Pending
+from fabric.routing.breaker import Breaker
 from fabric.routing.outcomes import Facts
 from fabric.routing.registry import Endpoint
 from fabric.wire.message import MessageType, ServiceMessage
@@ -24,7 +25,7 @@ class Asker(Protocol):
     """Who has sent the request; see ``PendingRequests``."""
 
     def facts(self, pending: Pending) -> dict[str, Any]: ...
-    def settle(self, pending: Pending, message: ServiceMessage) -> None: ...
+    def settle(self, pending: Pending, message: ServiceMessage, now: float) -> None: ...
     def tell(self, pending: Pending, type: MessageType, payload: Any = None) -> None: ...
     def leave(self, flow: Inflow) -> None: ...
 
@@ -39,15 +40,31 @@ class Inflow(Pending):
     __slots__ = ("_expected", "_granted", "_news", "_parts", "_requests", "_taken", "_window", "begun")
 
     def __init__(
-        self, requests: Asker, window: int, id: str, endpoint: Endpoint, facts: Facts, future: asyncio.Future[Any], started: float
+        self,
+        requests: Asker,
+        window: int,
+        id: str,
+        endpoint: Endpoint,
+        facts: Facts,
+        future: asyncio.Future[Any],
+        started: float,
+        began: float,
+        permit: int,
+        breaker: Breaker | None,
+        gate: int,
     ) -> None:
-        super().__init__(id, endpoint, facts, future, started, facts.deadline)
+        super().__init__(id, endpoint, facts, future, started, began, permit, breaker, gate)
         self._requests, self._window, self._granted = requests, window, window
         self._parts: deque[Any] = deque()
         self._taken, self._expected = 0, 1
         self._news: asyncio.Future[None] | None = None
         self.begun: asyncio.Future[None] = self.future.get_loop().create_future()
         self.future.add_done_callback(self._tell)
+
+    def fail(self, error: Exception) -> None:
+        """No more parts come, for that reason. The first counts."""
+        if not self.future.done():
+            self.future.set_exception(error)
 
     def take(self, message: ServiceMessage) -> None:
         """A part, or the end."""
@@ -58,7 +75,7 @@ class Inflow(Pending):
             self.fail(error)
             return
         if message.type is MessageType.STREAM_END:
-            self._requests.settle(self, message)
+            self._requests.settle(self, message, 0.0)
             return
         self._expected += 1
         self._parts.append(message.payload)

@@ -5,20 +5,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from fabric.clock import Clock
 from fabric.config import Settings
 from fabric.detector import Detector
 from fabric.errors import InvalidMessage
 from fabric.identity import Identity
 from fabric.presence import UP, Presence
+from fabric.received import received
 from fabric.requests import PendingRequests
 from fabric.transports.base import Consumer, Delivery, LinkEvent, LinkState, Transport
 from fabric.transports.topology import Topology
-from fabric.wire import batch, codec
+from fabric.wire import codec
 from fabric.wire.message import MessageType
 
 _log = logging.getLogger("fabric.mailbox")
 
-_ANSWERS = frozenset({MessageType.RESPONSE, MessageType.STREAM_ITEM, MessageType.STREAM_END})
+_PARTS = frozenset({MessageType.STREAM_ITEM, MessageType.STREAM_END})
 
 
 class Mailbox:
@@ -33,7 +35,10 @@ class Mailbox:
         requests: PendingRequests,
         detector: Detector,
         presence: Presence,
+        *,
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self._transport, self._topology, self._me = transport, topology, me
         self._requests, self._detector, self._presence = requests, detector, presence
         self._limits = codec.Limits(message_bytes=settings.max_message_bytes)
@@ -55,11 +60,12 @@ class Mailbox:
         self._unwatch = self._transport.watch(self._link_changed)
 
     def _receive(self, delivery: Delivery) -> None:
-        for message in batch.messages(delivery.body, delivery.content_type, self._limits):
+        now = self._clock.monotonic()
+        for message in received(delivery, self._limits):
             if isinstance(message, InvalidMessage):
                 _log.warning("%s refused an answer: %s", self._me.instance, message)
-            elif message.type in _ANSWERS:
-                self._requests.answer(message)
+            elif message.type is MessageType.RESPONSE or message.type in _PARTS:
+                self._requests.answer(message, now)
             elif message.type is MessageType.PROBE:
                 self._detector.answered(message)
             elif message.method == UP:

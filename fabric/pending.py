@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from fabric.routing.breaker import Breaker
 from fabric.routing.outcomes import Facts
 from fabric.routing.registry import Endpoint
 
@@ -13,23 +14,49 @@ class Pending:
     """A request that has no answer yet. It is also its own parcel in the outbox.
 
     Attributes:
+        started: when it was handed over, in the loop's time.
+        due: its deadline, in the same; infinite once that has passed.
+        began: when it was handed over, in the clock's monotonic seconds.
+        permit: of the instance's breaker.
+        breaker, gate: the target's as a whole, if there is one, and its permit.
         epoch: of the link on which the broker confirmed it; 0 until then.
+        left: it is out of this process, or may be.
     """
 
-    __slots__ = ("deadline", "endpoint", "epoch", "facts", "future", "id", "left", "started")
+    __slots__ = (
+        "began",
+        "breaker",
+        "deadline",
+        "due",
+        "endpoint",
+        "epoch",
+        "facts",
+        "future",
+        "gate",
+        "id",
+        "left",
+        "permit",
+        "started",
+    )
 
     def __init__(
-        self, id: str, endpoint: Endpoint, facts: Facts, future: asyncio.Future[Any], started: float, deadline: float
+        self,
+        id: str,
+        endpoint: Endpoint,
+        facts: Facts,
+        future: asyncio.Future[Any],
+        started: float,
+        began: float = 0.0,
+        permit: int = 0,
+        breaker: Breaker | None = None,
+        gate: int = 0,
     ) -> None:
-        self.id, self.endpoint, self.facts, self.future = id, endpoint, facts, future
-        self.started, self.deadline = started, deadline
+        self.id, self.endpoint, self.facts, self.future, self.started = id, endpoint, facts, future, started
+        self.began, self.permit, self.breaker, self.gate = began, permit, breaker, gate
+        self.deadline = self.due = facts.deadline
         self.epoch = 0
         self.left = False
 
     @property
     def wanted(self) -> bool:
         return not self.future.done()
-
-    def fail(self, error: Exception) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)

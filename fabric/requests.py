@@ -12,7 +12,7 @@ from typing import Any
 
 from fabric.clock import Clock
 from fabric.config import Settings
-from fabric.deadlines import Deadlines
+from fabric.deadlines import Lookout
 from fabric.errors import (
     CallError,
     CallNotSent,
@@ -30,7 +30,9 @@ from fabric.identity import Identity
 from fabric.inflow import Inflow
 from fabric.outflow import WINDOW
 from fabric.pending import Pending
-from fabric.routing.outcomes import Facts, outcome
+from fabric.routing.breaker import Breaker
+from fabric.routing.ejection import Ejections
+from fabric.routing.outcomes import Facts, outcome, speaks_well
 from fabric.routing.registry import Endpoint, Happening, RegistryEvent, ServiceRegistry
 from fabric.transports.base import LinkEvent, LinkState, Transport
 from fabric.transports.outbox import Outbox, Parcel
@@ -47,16 +49,18 @@ class PendingRequests:
         transport: Transport,
         topology: Topology,
         registry: ServiceRegistry,
+        ejections: Ejections,
         settings: Settings,
         me: Identity,
         *,
         clock: Clock,
     ) -> None:
-        self._transport, self._exchange, self._registry = transport, topology.rpc, registry
+        self._transport, self._exchange, self._registry, self._ejections = transport, topology.rpc, registry, ejections
+        self._loop = asyncio.get_running_loop()
         self._source, self._address, self._ids, self._clock = me.service, me.address, me.ids, clock
         self._limits = codec.Limits(message_bytes=min(settings.max_message_bytes, transport.max_body))
         self._pending: dict[str, Pending] = {}
-        self._deadlines: Deadlines[Pending] = Deadlines(self._expire)
+        self._lookout: Lookout[Pending] = Lookout(self._pending, self._expire)
         self._outbox = Outbox(transport, sent=self._sent, failed=self._failed, max_batch_bytes=settings.max_batch_bytes)
         self._unwatch = (transport.watch(self._link_changed), registry.watch(self._registry_changed))
         self.late_answers = 0
@@ -64,7 +68,7 @@ class PendingRequests:
     def __len__(self) -> int:
         return len(self._pending)
 
-    async def ask(
+    def ask(
         self,
         endpoint: Endpoint,
         method: str,
@@ -72,37 +76,36 @@ class PendingRequests:
         facts: Facts,
         priority: Priority,
         headers: dict[str, Any] | None,
-    ) -> Any:
-        """Send one request to one instance and return its answer's payload.
+        breaker: Breaker | None,
+        gate: int,
+        began: float,
+    ) -> Pending:
+        """Send one request to one instance. Its future is the answer's payload, or the ``CallError`` that it ended as.
+
+        The breakers of the instance and of the target are told how it ended. Who stops waiting for it says so by ``withdraw``.
+
+        Args:
+            breaker, gate: of the target as a whole, and its permit; or none.
+            began: now, in monotonic seconds.
 
         Raises:
-            CallError: how it ended instead.
+            CallError: it was not sent.
             PayloadTooLarge, InvalidMessage: it can't be sent.
         """
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        permit = self._ejections.acquire(endpoint, began)
+        now = self._loop.time()
         id = self._ids.next()
-        data = self._request(id, endpoint, method, payload, facts, priority, headers, now)
-        future: asyncio.Future[Any] = loop.create_future()
-        pending = Pending(id, endpoint, facts, future, now, facts.deadline)
+        pending = Pending(id, endpoint, facts, self._loop.create_future(), now, began, permit, breaker, gate)
         self._enter(pending)
         try:
+            data = self._request(id, endpoint, method, payload, facts, priority, headers, now)
             self._outbox.put(self._exchange, endpoint.id, priority, data, pending)
-            return await future
-        except asyncio.CancelledError:
-            self._withdraw(pending)
-            if not future.cancelled():
-                future.exception()  # it ended in the same turn; nobody is left to see how
+        except BaseException as error:
+            self._end(pending, self._clock.monotonic(), ok=None)
+            if isinstance(error, NotSent):
+                raise CallNotSent(error.text, **facts.at(now)) from error
             raise
-        except DeadlineExceeded:
-            self._withdraw(pending)
-            raise
-        except NotSent as error:
-            raise CallNotSent(error.text, **facts.at(loop.time())) from error
-        finally:
-            self._deadlines.remove(pending, pending.deadline)
-            del self._pending[id]
-            endpoint.pending -= 1
+        return pending
 
     async def begin(
         self,
@@ -112,36 +115,45 @@ class PendingRequests:
         facts: Facts,
         priority: Priority,
         headers: dict[str, Any] | None,
-        *,
+        breaker: Breaker | None,
+        gate: int,
+        began: float,
         window: int,
     ) -> Inflow:
-        """Send one request whose answer comes in parts, and return when the first has come, or the end of none.
+        """Send one request whose answer comes in parts, and return when the first has come, or the end of none. How the rest
+        of them fares is not told to breakers.
 
         Args:
             window: parts that may be on the way or unread.
 
         Raises:
-            As ``ask``.
+            CallError: how it ended instead.
+            PayloadTooLarge, InvalidMessage: as of ``ask``, as are the arguments.
         """
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        permit = self._ejections.acquire(endpoint, began)
+        now = self._loop.time()
         id = self._ids.next()
-        asking = {**(headers or {}), WINDOW: window}
-        data = self._request(id, endpoint, method, payload, facts, priority, asking, now)
-        flow = Inflow(self, window, id, endpoint, facts, loop.create_future(), now)
+        future: asyncio.Future[Any] = self._loop.create_future()
+        flow = Inflow(self, window, id, endpoint, facts, future, now, began, permit, breaker, gate)
         self._enter(flow)
+        ok: bool | None = None
         try:
+            asking = {**(headers or {}), WINDOW: window}
+            data = self._request(id, endpoint, method, payload, facts, priority, asking, now)
             self._outbox.put(self._exchange, endpoint.id, priority, data, flow)
             await flow.begun
             if flow.failed:
                 flow.future.result()
+            ok = True
             return flow
-        except NotSent as error:
+        except BaseException as error:
             self.leave(flow)
-            raise CallNotSent(error.text, **facts.at(loop.time())) from error
-        except BaseException:
-            self.leave(flow)
+            if isinstance(error, NotSent):
+                raise CallNotSent(error.text, **self.facts(flow)) from error
+            ok = speaks_well(error) if isinstance(error, CallError) else None
             raise
+        finally:
+            self._judge(flow, self._clock.monotonic(), ok=ok)
 
     def _request(
         self,
@@ -154,61 +166,92 @@ class PendingRequests:
         headers: dict[str, Any] | None,
         now: float,
     ) -> bytes:
-        return codec.encode(
-            ServiceMessage(
-                id,
-                MessageType.REQUEST,
-                self._source,
-                self._address,
-                endpoint.instance.service,
-                method,
-                payload,
-                priority,
-                None,
-                self._clock.time() + facts.deadline - now,
-                facts.attempt,
-                self._address,
-                None,
-                headers,
-            ),
-            self._limits,
+        address = self._address
+        fields = (
+            id,
+            MessageType.REQUEST,
+            self._source,
+            address,
+            endpoint.instance.service,
+            method,
+            payload,
+            priority,
+            None,
+            self._clock.time() + facts.deadline - now,
+            facts.attempt,
+            address,
+            None,
+            headers,
         )
+        return codec.encode(fields, self._limits)
 
     def _enter(self, pending: Pending) -> None:
-        self._deadlines.add(pending, pending.deadline)
         self._pending[pending.id] = pending
         pending.endpoint.pending += 1
+        if pending.due < self._lookout.next:
+            self._lookout.expect(pending.due)
+
+    def _end(self, pending: Pending, now: float, *, ok: bool | None) -> None:
+        """It is not under way any more; ``ok`` as of ``Breaker.settle``."""
+        del self._pending[pending.id]
+        pending.endpoint.pending -= 1
+        self._judge(pending, now, ok=ok)
+
+    def _judge(self, pending: Pending, now: float, *, ok: bool | None) -> None:
+        """Let its breakers know how it ended."""
+        seconds = now - pending.began
+        self._ejections.settle(pending.endpoint, pending.permit, now, ok=ok, seconds=seconds)
+        if pending.breaker is not None:
+            pending.breaker.settle(pending.gate, now, ok=ok, seconds=seconds)
+
+    def _fail(self, pending: Pending, error: FabricError) -> None:
+        """It has ended so, unless it has ended already."""
+        if isinstance(pending, Inflow):
+            pending.fail(error)
+        elif not pending.future.done():
+            self._end(pending, self._clock.monotonic(), ok=speaks_well(error) if isinstance(error, CallError) else None)
+            pending.future.set_exception(error)
+
+    def withdraw(self, pending: Pending) -> None:
+        """Nobody waits for it any more. Does nothing if it has ended."""
+        if pending.id in self._pending:
+            self._end(pending, self._clock.monotonic(), ok=None)
+            self._cancel(pending)
+        elif not pending.future.cancelled():
+            pending.future.exception()  # it ended in the same turn; nobody is left to see how
 
     def leave(self, flow: Inflow) -> None:
         """Its reader has seen the end, or wants no more. Idempotent."""
         if self._pending.pop(flow.id, None) is None:
             return
-        self._deadlines.remove(flow, flow.deadline)
         flow.endpoint.pending -= 1
         future = flow.future
         late = future.done() and not future.cancelled() and isinstance(future.exception(), (DeadlineExceeded, LinkLost))
         if not future.done() or late:
-            self._withdraw(flow)
+            self._cancel(flow)
         future.cancel()
 
-    def answer(self, message: ServiceMessage) -> None:
-        """Take a response, or a part of one."""
+    def answer(self, message: ServiceMessage, now: float) -> None:
+        """Take a response, or a part of one, that came at ``now`` in monotonic seconds."""
         pending = self._pending.get(message.correlation_id or "")
         if pending is None or pending.future.done():
             self.late_answers += 1
         elif message.type is MessageType.RESPONSE:
-            self.settle(pending, message)
+            self.settle(pending, message, now)
         elif isinstance(pending, Inflow):
             pending.take(message)
 
-    def settle(self, pending: Pending, message: ServiceMessage) -> None:
-        """It has ended."""
-        if message.headers is not None and type(load := message.headers.get("load")) is int:
+    def settle(self, pending: Pending, message: ServiceMessage, now: float) -> None:
+        """It has ended, by this message."""
+        headers, error = message.headers, message.error
+        if headers is not None and type(load := headers.get("load")) is int:
             pending.endpoint.reported(load)
-        if message.error is None:
-            pending.future.set_result(message.payload)
-        else:
-            pending.fail(outcome(message.error, self.facts(pending)))
+        if error is not None:
+            self._fail(pending, outcome(error, self.facts(pending)))
+            return
+        if type(pending) is Pending:
+            self._end(pending, now, ok=True)
+        pending.future.set_result(message.payload)
 
     def tell(self, pending: Pending, type: MessageType, payload: Any = None) -> None:
         """Send the callee a word about a request of ours, if it can have it. Best effort."""
@@ -229,7 +272,7 @@ class PendingRequests:
 
     def owed(self, older_than: float) -> dict[str, list[str]]:
         """The requests that wait for more than that many seconds, by the instance that owes the answer."""
-        before = asyncio.get_running_loop().time() - older_than
+        before = self._loop.time() - older_than
         owed: dict[str, list[str]] = {}
         for pending in self._pending.values():
             if pending.epoch and pending.started <= before:
@@ -242,7 +285,7 @@ class PendingRequests:
         for pending in list(self._pending.values()):
             # Of what is not confirmed the broker is about to say whether it was delivered, which is better to know.
             if pending.endpoint.id == instance and pending.epoch:
-                pending.fail(InstanceLost(reason, **self.facts(pending)))
+                self._fail(pending, InstanceLost(reason, **self.facts(pending)))
 
     def forgotten(self, requests: Iterable[str]) -> None:
         """Their instance says that it neither has them nor owes an answer: they, or their answers, were lost on the way."""
@@ -250,33 +293,35 @@ class PendingRequests:
             pending = self._pending.get(id)
             if pending is not None:
                 lost = LinkLost if pending.epoch < self._transport.epoch else InstanceLost
-                pending.fail(lost("the instance does not have the request any more", **self.facts(pending)))
+                self._fail(pending, lost("the instance does not have the request any more", **self.facts(pending)))
 
     def close(self, reason: str) -> None:
         """Fail everything that is under way."""
         for pending in list(self._pending.values()):
             kind = LinkLost if pending.left else CallNotSent
-            pending.fail(kind(reason, **self.facts(pending)))
+            self._fail(pending, kind(reason, **self.facts(pending)))
 
     async def aclose(self) -> None:
         for unwatch in self._unwatch:
             unwatch()
         self.close("the hub was closed")
-        self._deadlines.close()
+        self._lookout.close()
         await self._outbox.aclose()
 
     def facts(self, pending: Pending) -> dict[str, Any]:
-        return pending.facts.at(asyncio.get_running_loop().time())
+        return pending.facts.at(self._loop.time())
 
     def _expire(self, pending: Pending) -> None:
         if pending.left:
-            pending.fail(DeadlineExceeded(**self.facts(pending)))
+            self._fail(pending, DeadlineExceeded(**self.facts(pending)))
+            if type(pending) is Pending:
+                self._cancel(pending)
         else:
             where = f"it waited for the link, which is {self._transport.state}"
-            pending.fail(CallNotSent(where, **self.facts(pending)))
+            self._fail(pending, CallNotSent(where, **self.facts(pending)))
 
-    def _withdraw(self, pending: Pending) -> None:
-        """Nobody waits for it any more: its handler need not go on."""
+    def _cancel(self, pending: Pending) -> None:
+        """Its handler need not go on."""
         self.tell(pending, MessageType.CANCEL)
 
     def _sent(self, parcels: Sequence[Parcel]) -> None:
@@ -289,7 +334,7 @@ class PendingRequests:
         for parcel in parcels:
             assert isinstance(parcel, Pending)
             if parcel.wanted:
-                parcel.fail(self._unsent(parcel, error))
+                self._fail(parcel, self._unsent(parcel, error))
         if isinstance(error, NoRoute):
             self.lose(error.key, "its inbox is gone from the broker")
 

@@ -78,6 +78,7 @@ class Breaker:
         chance: adds up to a tenth to the time that it stays open, so that many hubs do not come back in step.
 
     Attributes:
+        state: of the three; changed here only.
         policy: what it goes by; see ``adopt``.
         slow_from: seconds from which a call counts as slow; None: none does. The policy's, unless its owner knows better.
     """
@@ -88,29 +89,25 @@ class Breaker:
         "_in_a_row",
         "_isolated",
         "_probing",
-        "_state",
         "_streak",
         "_succeeded",
         "_until",
         "_window",
         "policy",
         "slow_from",
+        "state",
     )
 
     def __init__(self, policy: BreakerPolicy, chance: random.Random | None = None) -> None:
         self.policy, self._chance = policy, chance
         self._window = Window(policy.window)
-        self._state = CLOSED
+        self.state = CLOSED
         self._generation = 1
         self._until = 0.0
         self._streak = 0
         self._in_a_row = self._probing = self._succeeded = 0
         self._isolated = False
         self.slow_from = policy.slow_call
-
-    @property
-    def state(self) -> CircuitBreakerState:
-        return self._state
 
     @property
     def isolated(self) -> bool:
@@ -124,19 +121,19 @@ class Breaker:
 
     def permits(self, now: float) -> bool:
         """Whether a permit would be given now."""
-        if self._state is CLOSED:
+        if self.state is CLOSED:
             return True
-        if self._state is OPEN:
+        if self.state is OPEN:
             return now >= self._until and not self._isolated
         return self._probing + self._succeeded < self.policy.probes
 
     def acquire(self, now: float) -> int:
         """A permit for one call, to be settled; 0: it must not be made."""
-        if self._state is CLOSED:
+        if self.state is CLOSED:
             return self._generation
         if not self.permits(now):
             return 0
-        if self._state is OPEN:
+        if self.state is OPEN:
             self._turn(HALF_OPEN)
         self._probing += 1
         return self._generation
@@ -150,8 +147,11 @@ class Breaker:
         """
         if permit != self._generation:
             return
-        if self._state is CLOSED:
-            if ok is not None:
+        if self.state is CLOSED:
+            if ok and (self.slow_from is None or seconds < self.slow_from):
+                self._in_a_row = 0
+                self._window.add_good(now)
+            elif ok is not None:
                 self._count(now, failed=not ok, seconds=seconds)
             return
         self._probing -= 1
@@ -182,7 +182,7 @@ class Breaker:
         """Seconds after which asking again may be answered otherwise; 0 when it may now."""
         if self.permits(now):
             return 0.0
-        if self._state is HALF_OPEN:
+        if self.state is HALF_OPEN:
             return BACK_SOON
         return self.policy.open_at_most if self._isolated else self._until - now
 
@@ -208,7 +208,7 @@ class Breaker:
         self._turn(OPEN)
 
     def _turn(self, state: CircuitBreakerState) -> None:
-        self._state = state
+        self.state = state
         self._generation += 1
         self._in_a_row = self._probing = self._succeeded = 0
         if state is CLOSED:

@@ -75,9 +75,13 @@ class ServiceRegistry:
 
     A new incarnation of an id replaces the old one; anything older than what is known is ignored, also after the
     instance has left or was lost.
+
+    Attributes:
+        revision: another number whenever any of its answers may have changed.
     """
 
     def __init__(self) -> None:
+        self.revision = 0
         self._endpoints: dict[str, Endpoint] = {}
         self._services: dict[str, dict[str, Endpoint]] = {}
         self._capabilities: dict[str, dict[str, Endpoint]] = {}
@@ -175,7 +179,7 @@ class ServiceRegistry:
         known = self._endpoints.get(instance)
         if known is not None and not known.suspect:
             known.suspect = True
-            self._callable.clear()
+            self._choose_anew()
 
     def overdue(self, before: float) -> list[Endpoint]:
         """Endpoints last heard of before that moment."""
@@ -200,7 +204,7 @@ class ServiceRegistry:
             known.instance = instance
         if not was_suspect and _NEWS(before) == _NEWS(instance):
             return None
-        self._callable.clear()
+        self._choose_anew()
         return self._tell(RegistryEvent(happening=Happening.CHANGED, instance=instance, before=before))
 
     def _lose(self, known: Endpoint, reason: str) -> RegistryEvent:
@@ -225,7 +229,7 @@ class ServiceRegistry:
         self._services.setdefault(endpoint.instance.service, {})[endpoint.id] = endpoint
         for capability in endpoint.instance.capabilities:
             self._capabilities.setdefault(capability, {})[endpoint.id] = endpoint
-        self._callable.clear()
+        self._choose_anew()
 
     def _unindex(self, endpoint: Endpoint) -> None:
         for index, names in (
@@ -236,7 +240,11 @@ class ServiceRegistry:
                 index.get(name, {}).pop(endpoint.id, None)
                 if not index.get(name):
                     index.pop(name, None)
+        self._choose_anew()
+
+    def _choose_anew(self) -> None:
         self._callable.clear()
+        self.revision += 1
 
     def _tell(self, event: RegistryEvent) -> RegistryEvent:
         for place, watcher in tuple(self._watchers.items()):

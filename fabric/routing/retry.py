@@ -104,7 +104,8 @@ class RetryBudget:
         self._ceiling = max(policy.budget_burst, 1.0)  # below 1 no retry could ever be saved up for
 
     def deposit(self) -> None:
-        self._tokens = min(self._ceiling, self._tokens + self._ratio)
+        if self._tokens < self._ceiling:
+            self._tokens = min(self._ceiling, self._tokens + self._ratio)
 
     def withdraw(self) -> bool:
         if self._tokens < 1.0 - _CRUMBS:

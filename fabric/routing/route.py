@@ -37,12 +37,14 @@ class Route:
     """
 
     __slots__ = (
+        "_candidates",
         "_chance",
         "_ejections",
         "_last",
         "_near",
         "_place",
         "_registry",
+        "_revision",
         "_strategy",
         "breaker",
         "budget",
@@ -70,6 +72,8 @@ class Route:
         self.label = target
         self.versions = version_range(versions) if at else None
         self._registry, self._ejections, self._place, self._chance = registry, ejections, place, chance
+        self._candidates: list[Endpoint] = []
+        self._revision = -1
         self._last: Sequence[Endpoint] = ()
         self._near: Sequence[Endpoint] = ()
         self.policy = policy
@@ -94,9 +98,13 @@ class Route:
 
     def candidates(self) -> list[Endpoint]:
         """Those that run, ordered by id. Until something changes it is the same list: don't change it."""
-        if self.service is not None:
-            return self._registry.candidates(self.service, self.versions)
-        return self._registry.candidates_by_capability(str(self.capability), self.versions)
+        if self._revision != self._registry.revision:
+            self._revision = self._registry.revision
+            if self.service is not None:
+                self._candidates = self._registry.candidates(self.service, self.versions)
+            else:
+                self._candidates = self._registry.candidates_by_capability(str(self.capability), self.versions)
+        return self._candidates
 
     def choose(self, tried: Set[str], key: str | None, now: float) -> Endpoint | None:
         """Who gets the next attempt. None: nobody is known.
@@ -109,6 +117,8 @@ class Route:
         candidates: Sequence[Endpoint] = self.candidates()
         if not candidates:
             return None
+        if len(candidates) == 1 and not self._ejections.any:
+            return candidates[0]
         if tried:
             candidates = [endpoint for endpoint in candidates if endpoint.id not in tried] or candidates
         if self._ejections.any and self.policy.ejection is not None:

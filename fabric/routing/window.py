@@ -12,25 +12,29 @@ class Window:
         seconds: looked back on. More is steadier, less forgets sooner.
     """
 
-    __slots__ = ("_at", "_calls", "_failures", "_slow", "_step", "calls", "failures", "slow")
+    __slots__ = ("_at", "_calls", "_failures", "_slot", "_slow", "_step", "_until", "calls", "failures", "slow")
 
     def __init__(self, seconds: float) -> None:
         self._step = seconds / STEPS
         self.clear()
 
     def clear(self) -> None:
-        self._at = 0
+        self._at = self._slot = 0
+        self._until = 0.0
         self._calls, self._failures, self._slow = [0] * STEPS, [0] * STEPS, [0] * STEPS
         self.calls = self.failures = self.slow = 0
 
+    def add_good(self, now: float) -> None:
+        """As ``add``, of one that neither failed nor was slow."""
+        if now >= self._until:
+            self._advance(int(now / self._step))
+        self._calls[self._slot] += 1
+        self.calls += 1
+
     def add(self, now: float, *, failed: bool, slow: bool) -> None:
         """One call that ended at ``now``, in monotonic seconds."""
-        at = int(now / self._step)
-        if at != self._at:
-            self._advance(at)
-        slot = at % STEPS
-        self._calls[slot] += 1
-        self.calls += 1
+        self.add_good(now)
+        slot = self._slot
         if failed:
             self._failures[slot] += 1
             self.failures += 1
@@ -45,4 +49,4 @@ class Window:
             self.failures -= self._failures[slot]
             self.slow -= self._slow[slot]
             self._calls[slot] = self._failures[slot] = self._slow[slot] = 0
-        self._at = at
+        self._at, self._slot, self._until = at, at % STEPS, (at + 1) * self._step

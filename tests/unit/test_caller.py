@@ -196,15 +196,11 @@ async def test_an_answer_in_the_same_turn_as_a_cancellation_leaves_nothing_behin
         for error in (None, outcomes.failed(ValueError("x"))):
             call = asyncio.create_task(s.hub.call("worker", "work"))
             s.puppet.answer(await s.puppet.next(), "late", error=error)
-            while not _answered(s.hub):
+            while s.hub.pending:
                 await turns(1)
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await call
-
-
-def _answered(hub: Hub) -> bool:
-    return any(pending.future.done() for pending in hub._pending._pending.values())
 
 
 async def test_doubled_and_late_answers_are_counted_and_change_nothing() -> None:
