@@ -4,12 +4,45 @@
 const { randomUUID } = require("node:crypto");
 const amqp = require("amqplib");
 
-const REQUEST = 1, RESPONSE = 2, EVENT = 3, BROADCAST = 4, CANCEL = 5;
+const REQUEST = 1, RESPONSE = 2, EVENT = 3, BROADCAST = 4, CANCEL = 5, PART = 6, END = 7, CREDIT = 8;
 
 class CallFailed extends Error {
   constructor(error) {
     super(error.message);
     Object.assign(this, error);
+  }
+}
+
+/** What has come of a stream and was not read. */
+class Flow {
+  constructor() {
+    Object.assign(this, { parts: [], due: 1, ended: false, error: null, wake: () => {} });
+  }
+
+  take(message) {
+    if (this.ended) return;
+    const number = message.attempt ?? 1;
+    if (message.type === RESPONSE || (message.type === END && number === this.due)) {
+      this.ended = true;
+      if (message.error) this.error = new CallFailed(message.error);
+    } else if (message.type === PART && number === this.due) {
+      this.due++;
+      this.parts.push(message.payload ?? null);
+    } else {
+      this.ended = true;
+      this.error = new Error(`part ${this.due} was lost`);
+    }
+    this.wake(true);
+  }
+
+  news(milliseconds) {
+    return new Promise((resolve) => {
+      const timer = setTimeout(() => resolve(false), milliseconds);
+      this.wake = () => {
+        clearTimeout(timer);
+        resolve(true);
+      };
+    });
   }
 }
 
@@ -21,6 +54,7 @@ class Client {
     client.instance = `${name}-${randomUUID()}`;
     client.address = `reply.${client.instance}`;
     client.waiting = new Map();
+    client.streams = new Map();
     client.announcements = [];
     client.contentTypes = new Set();
     client.connection = await amqp.connect(url);
@@ -59,6 +93,8 @@ class Client {
       for (const id of [...this.waiting.keys()]) this.settle(id, (wait) => wait.announced?.(message.payload), wait => wait.announced);
       return;
     }
+    const flow = this.streams.get(message.correlation_id);
+    if (flow) return flow.take(message);
     if (message.type !== RESPONSE) return;
     this.settle(message.correlation_id, (wait) =>
       message.error ? wait.reject(new CallFailed(message.error)) : wait.resolve(message.payload),
@@ -104,6 +140,41 @@ class Client {
       this.send("rpc", instance.id, this.message(CANCEL, instance.service, method, { correlation_id: request.id, priority: 2 }));
     await this.send("rpc", instance.id, request, { mandatory: true });
     return answer;
+  }
+
+  /** The parts of an answer, one after the other. */
+  async *stream(instance, method, payload, { window = 8, seconds = 20 } = {}) {
+    const request = this.message(REQUEST, instance.service, method, {
+      payload,
+      reply_to: this.address,
+      deadline: Date.now() / 1000 + seconds,
+      headers: { "fabric.window": window },
+    });
+    const tell = (type, fields) =>
+      this.send("rpc", instance.id, this.message(type, instance.service, method, { correlation_id: request.id, priority: 2, ...fields }));
+    const flow = new Flow();
+    this.streams.set(request.id, flow);
+    let used = 0, granted = window;
+    try {
+      await this.send("rpc", instance.id, request, { mandatory: true });
+      for (;;) {
+        while (flow.parts.length > 0) {
+          used++;
+          if (granted - used <= window / 2) {
+            granted = used + window;
+            await tell(CREDIT, { payload: granted });
+          }
+          yield flow.parts.shift();
+        }
+        if (flow.ended && flow.error) throw flow.error;
+        if (flow.ended) return;
+        if (Date.now() / 1000 > request.deadline) throw new Error("the stream did not end in time");
+        if (!(await flow.news(1000))) await tell(CREDIT, { payload: granted });
+      }
+    } finally {
+      this.streams.delete(request.id);
+      if (!flow.ended) await tell(CANCEL);
+    }
   }
 
   async publish(topic, payload) {

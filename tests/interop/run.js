@@ -12,6 +12,20 @@ async function failure(promise) {
   throw new Error("it did not fail");
 }
 
+/** Up to so many parts, then the rest is not wanted; and how it ended. */
+async function read(parts, limit = Infinity) {
+  const found = [];
+  try {
+    for await (const part of parts) {
+      found.push(part);
+      if (found.length >= limit) break;
+    }
+  } catch (error) {
+    return { found, message: error.message, kind: error.kind, code: error.code };
+  }
+  return { found };
+}
+
 async function main(url, namespace) {
   const client = await Client.connect(url, namespace, "node-client");
   const facts = {};
@@ -27,6 +41,11 @@ async function main(url, namespace) {
     facts.noMethod = await failure(client.call(desk, "nothing", {}));
     facts.late = await failure(client.call(desk, "add", { a: 1, b: 1 }, -1));
     facts.gone = await failure(client.call({ service: "interop-desk", id: "nobody" }, "add", { a: 1, b: 1 }));
+    facts.stream = await read(client.stream(desk, "count", { upto: 500 }, { window: 4 }));
+    facts.failing = await read(client.stream(desk, "count", { upto: 500, fail_at: 6 }));
+    facts.left = await read(client.stream(desk, "count", { upto: 1e9 }, { window: 4 }), 3);
+    facts.once = await failure(client.call(desk, "count", { upto: 3 }));
+    facts.whole = await read(client.stream(desk, "add", { a: 1, b: 2 }));
     facts.contract = await client.call(desk, "fabric.contract");
     await client.broadcast("interop.shout", { id: 1 });
     facts.event = await client.publish("interop.created", { id: 7, title: "from node" });

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ class InteropDesk(Service):
 
     def __init__(self) -> None:
         self.events: asyncio.Queue[Created] = asyncio.Queue()
+        self.closed: asyncio.Queue[int] = asyncio.Queue()
         self.shouts: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 
     @rpc(idempotent=True)
@@ -43,6 +45,18 @@ class InteropDesk(Service):
     @rpc()
     async def refuse(self, why: str) -> None:
         raise ServiceError(f"refused: {why}", code="desk.closed", details={"until": "monday"})
+
+    @rpc()
+    async def count(self, upto: int, fail_at: int = -1) -> AsyncIterator[int]:
+        self.made = 0
+        try:
+            for number in range(upto):
+                if number == fail_at:
+                    raise ServiceError("no more", code="desk.end")
+                self.made += 1
+                yield number
+        finally:
+            self.closed.put_nowait(self.made)
 
     @on_event("interop.created")
     async def created(self, event: Created) -> None:
@@ -91,6 +105,8 @@ async def test_another_language_finds_calls_and_publishes(node_client: Path, bro
         async with asyncio.timeout(20):
             assert await desk.events.get() == Created(id=7, title="from node")
             assert await desk.shouts.get() == {"id": 1}
+            assert [await desk.closed.get() for _ in range(2)] == [500, 6]
+            assert await desk.closed.get() <= 3 + 4 + 1, "no more was made than there was room for, and then it was told to stop"
     contract = contract_of(InteropDesk)
     assert facts["found"] == {
         "service": "interop-desk",
@@ -111,6 +127,11 @@ async def test_another_language_finds_calls_and_publishes(node_client: Path, bro
     assert facts["noMethod"]["kind"] == "no-method"
     assert facts["late"]["message"] in ("", "no answer in time")
     assert "nobody there" in facts["gone"]["message"]
+    assert facts["stream"] == {"found": list(range(500))}
+    assert facts["failing"] == {"found": list(range(6)), "message": "no more", "kind": "failed", "code": "desk.end"}
+    assert facts["left"] == {"found": [0, 1, 2]}
+    assert facts["once"]["kind"] == "invalid"
+    assert (facts["whole"]["found"], facts["whole"]["kind"]) == ([], "invalid")
     assert facts["contract"] == json.loads(json.dumps(describe(contract)))
     assert facts["contentTypes"] == ["application/json"]
 
