@@ -12,8 +12,9 @@ from pathlib import Path
 from fabric.cli.fork_server import ForkServerSpec
 from fabric.cli.process import FABRIC, ProcessSpec, Restart
 from fabric.coordination.fleet import Fleet, RunSpec
+from fabric.coordination.health_checks import VARIABLE, dump_checks
 from fabric.errors import ConfigurationError
-from fabric.startup.definition import RetryPolicy
+from fabric.startup.definition import HealthCheck, RetryPolicy
 
 BROKER, COORDINATOR = "broker", "coordinator"
 _INFRASTRUCTURE = Restart(attempts=3, delay=0.2, max_delay=5.0)
@@ -96,6 +97,7 @@ class Launch:
             argv=(*FABRIC, "run", run.target) if run.target else run.command,
             env={
                 **self.environment(),
+                **self._checks(name),
                 **run.env,
                 "FABRIC_INSTANCE": instance,
                 "FABRIC_INSTANCE_NUMBER": instance.rpartition("-")[2],
@@ -104,6 +106,12 @@ class Launch:
             cwd=run.cwd or self.root,
             restart=self._restart(name),
         )
+
+    def _checks(self, name: str) -> Mapping[str, str]:
+        """The health checks that the file names. A class that has only its own needs no word of it."""
+        checks = self.fleet.graph[name].health_checks
+        usual = HealthCheck(source=checks[0].source if checks else None)
+        return {} if checks == (usual,) else {VARIABLE: dump_checks(checks)}
 
     def _restart(self, name: str) -> Restart:
         stage = next((stage for stage in self.fleet.stages if name in stage.services), None)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from fabric.contract import contract_of
 from fabric.coordination.control import COMMAND, Report, read_command, report_message
+from fabric.coordination.health_checks import HealthChecks
 from fabric.errors import FabricError, InvalidMessage, NoRoute, StaleCommand
 from fabric.health import Health, HealthStatus
 from fabric.hub import Hub
 from fabric.routing.instance import Instance, InstanceState, Lifecycle
 from fabric.served import Served
 from fabric.service import Service
+from fabric.startup.definition import HealthCheck
 from fabric.startup.events import (
     Command,
     CommandAccepted,
@@ -43,10 +45,10 @@ class AgentPolicy:
     Attributes:
         first_check: pause after a health check that did not say yes; it doubles up to ``check_interval``. Shorter opens
             gates sooner and costs the service more.
-        check_interval: between checks of a service that is ready. Each ends in a vote.
-        check_timeout: of one check; longer counts as unknown.
-        vote_valid_for: how long a vote counts. Longer rides out a stall of the broker, and keeps a gate open longer for an
-            instance that hangs.
+        check_interval: between votes of a service that is ready, and between its checks unless they say otherwise.
+        check_timeout: of one check, unless it says otherwise; longer counts as unknown.
+        vote_valid_for: how long a vote counts; longer where a check may take longer. It rides out a stall of the broker, and
+            keeps a gate open for an instance that hangs.
         report_timeout: to hand a report to the broker; then it is dropped, for the next one says more.
         goodbye_timeout: at the end, for the reports that have not left yet.
     """
@@ -75,11 +77,26 @@ class TellsHealth(Protocol):
 
 
 class Agent:
-    """Runs one service in this process, by command or at once."""
+    """Runs one service in this process, by command or at once.
 
-    def __init__(self, hub: Hub, service: Service, policy: AgentPolicy | None = None) -> None:
+    Args:
+        checks: what has to say yes; None is the service's own ``check_health``.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        service: Service,
+        policy: AgentPolicy | None = None,
+        *,
+        checks: Sequence[HealthCheck] | None = None,
+    ) -> None:
         self._hub, self._service = hub, service
-        self._policy = policy or AgentPolicy()
+        self._policy = policy = policy or AgentPolicy()
+        if checks is None:
+            checks = [HealthCheck(interval=policy.check_interval, timeout=policy.check_timeout)]
+        self._checks = HealthChecks(checks, service, hub.clock)
+        self._vote_valid_for = max(policy.vote_valid_for, policy.check_interval + self._checks.longest)
         self._name = service.name
         self._life = Lifecycle(hub.instance)
         self._health = Health.unknown("not started")
@@ -279,11 +296,11 @@ class Agent:
     # ------------------------------------------------------------ health and votes
 
     async def _check_health(self) -> None:
-        pause = self._policy.first_check
+        pause, asked = self._policy.first_check, True
         while True:
             self._check_now.clear()
             before = self._health.status
-            health = await self._checked()
+            health = await self._checks.ask(anew=asked)
             if self._life.state not in (InstanceState.STARTING, InstanceState.RUNNING):
                 return
             self._health = health
@@ -292,23 +309,16 @@ class Agent:
             elif health.status is not before:
                 self._hub.announce()
             self._vote()
-            pause = self._policy.check_interval if health.is_ok else min(pause * 2, self._policy.check_interval)
+            longest = self._policy.check_interval
+            pause = min(longest, self._checks.due_in) if health.is_ok else min(pause * 2, longest)
             if not health.is_ok and before is HealthStatus.YES:
                 pause = self._policy.first_check
             try:
                 await asyncio.wait_for(self._check_now.wait(), pause)
             except TimeoutError:
-                continue
-
-    async def _checked(self) -> Health:
-        limit = self._policy.check_timeout
-        try:
-            async with asyncio.timeout(limit):
-                return await self._service.check_health()
-        except TimeoutError:
-            return Health.unknown(f"check_health() took longer than {limit:g} s")
-        except Exception as error:
-            return Health.bad(f"check_health() raised {type(error).__name__}: {error}")
+                asked = False
+            else:
+                asked = True
 
     def _vote(self) -> None:
         self._report(Vote, status=self._health.status, reason=self._health.reason, expires_at=0.0)
@@ -339,7 +349,7 @@ class Agent:
                 await self._hub.transport.send(
                     self._hub.topology.control,
                     topology.vote(self._name),
-                    report_message(report, self._policy.vote_valid_for, id=self._ids.next()),
+                    report_message(report, self._vote_valid_for, id=self._ids.next()),
                     timeout=limit,
                     mandatory=True,
                 )

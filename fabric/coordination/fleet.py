@@ -130,6 +130,7 @@ def parse_fleet(text: str, path: str | Path, *, environment: Mapping[str, str] |
         raise _wrong_values(error, located) from error
     graph = ServiceDependencyGraph(_definition(name, service, located) for name, service in entry.services.items())
     _stages_fit(entry, located)
+    _checks_fit(entry, located)
     stages = tuple(_stage(index, stage, located) for index, stage in enumerate(entry.stages))
     options = RunOptions(slots=entry.slots, budgets=entry.budgets)
     make_plan(RunRequested(run="check", services=tuple(graph.services.values()), stages=stages, options=options))
@@ -221,6 +222,16 @@ def _stages_fit(entry: FleetEntry, located: Located) -> None:
                     f"the gate of stage {stage.name} asks for {count} instances of {name!r}, which has {there}",
                     source=located.source(("stages", index, "gate", "instances", name)),
                 )
+
+
+def _checks_fit(entry: FleetEntry, located: Located) -> None:
+    """Every service that a health check calls is defined."""
+    for service, its in entry.services.items():
+        for index, check in enumerate(its.health_checks or ()):
+            name = check.target.partition(".")[0]
+            if check.kind == "dependency" and name not in entry.services:
+                source = located.source(("services", service, "health_checks", index))
+                raise UnknownName("service", name, used_by=f"a check of {service}", known=tuple(entry.services), source=source)
 
 
 def _policies(entry: FleetEntry, located: Located) -> Mapping[str, Any] | None:

@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -105,6 +106,21 @@ class CheckEntry(Entry):
     def _has_target(self) -> Self:
         if (self.kind == "method") == bool(self.target):
             raise ValueError("kind method has no target" if self.target else f"a check of kind {self.kind} needs a target")
+        if self.expect and (self.kind != "http" or not re.fullmatch(r"[1-5]\d\d", self.expect)):
+            raise ValueError(f"expect is the status that a check of kind http wants, such as '204', not {self.expect!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_asked(self) -> Self:
+        """A target with a variable is looked at when the variable is known."""
+        if self.kind == "http":
+            url = urlsplit(self.target)
+            if "$" not in self.target and (url.scheme not in ("http", "https") or not url.hostname):
+                raise ValueError(f"{self.target!r} is not a URL such as http://127.0.0.1:8080/health")
+            if "@" in url.netloc:
+                raise ValueError("the URL of a check must not hold a password, which would be in reports and logs")
+        if self.kind == "tcp" and "$" not in self.target and not re.fullmatch(r".+:\d+", self.target):
+            raise ValueError(f"{self.target!r} is not HOST:PORT")
         return self
 
 

@@ -11,11 +11,13 @@ from importlib import import_module
 from fabric.config import Settings
 from fabric.context import current_call
 from fabric.coordination.agent import Agent
+from fabric.coordination.health_checks import VARIABLE, load_checks
 from fabric.errors import ConfigurationError
 from fabric.hub import Hub
 from fabric.loop import run
 from fabric.observe.logs import configure_logs
 from fabric.service import Service
+from fabric.startup.definition import HealthCheck
 
 
 def load_service(target: str) -> type[Service]:
@@ -63,7 +65,7 @@ async def host(
         service = make()
         logs_of_environment(service.name)
         async with Hub.connect(service.name, settings=settings) as hub:
-            agent = Agent(hub, service)
+            agent = Agent(hub, service, checks=checks_of_environment())
             try:
                 await agent.open(managed=managed)
                 await ended.wait()
@@ -92,6 +94,16 @@ def lifeline_of_environment() -> int | None:
     """``FABRIC_LIFELINE_FD``: the pipe that whoever started this process holds open."""
     lifeline = os.environ.get("FABRIC_LIFELINE_FD")
     return int(lifeline) if lifeline else None
+
+
+def checks_of_environment() -> tuple[HealthCheck, ...] | None:
+    """``FABRIC_HEALTH_CHECKS``; None is the service's own.
+
+    Raises:
+        ConfigurationError: it is not usable.
+    """
+    text = os.environ.get(VARIABLE)
+    return load_checks(text) if text else None
 
 
 def logs_of_environment(service: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 from fabric.cli.launch import Launch
 from fabric.cli.process import Restart
 from fabric.coordination.fleet import load_fleet, parse_fleet
+from fabric.coordination.health_checks import load_checks
 from fabric.errors import ConfigurationError
 
 
@@ -69,6 +70,18 @@ def test_policies_of_the_file_reach_every_process(launch: Launch, shop: Path) ->
     ):
         assert json.loads(environment["FABRIC_POLICIES"]) == {"default": {"balancing": "p2c"}, "services": {}}
         assert environment["FABRIC_POLICIES_FROM"] == "extra"
+
+
+def test_health_checks_of_the_file_reach_their_processes(shop: Path) -> None:
+    """What differs from a class's own check is in the environment of its processes and of no others."""
+    text = "name: s\nservices:\n  a: {run: x:A}\n  b: {run: x:B, health_checks: [{kind: tcp, target: 'h:1', interval: 1s}]}\n"
+    launch = Launch(
+        fleet=parse_fleet(text + "  c: {run: x:C, health_checks: []}\n", "s.yaml"), broker_url="u", namespace="n", root=shop
+    )
+    checks = {spec.name: spec.env.get("FABRIC_HEALTH_CHECKS") for spec in launch.services()}
+    assert checks["a-1"] is None
+    assert [(check.kind, check.target, check.interval) for check in load_checks(checks["b-1"] or "")] == [("tcp", "h:1", 1.0)]
+    assert checks["c-1"] == "[]"
 
 
 def test_restarts_follow_the_retry_policy(launch: Launch) -> None:

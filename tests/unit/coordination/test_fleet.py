@@ -267,6 +267,19 @@ def test_a_cycle_is_refused_with_its_path_and_lines() -> None:
         ("env:\n      KEY: ${ABSENT}", 5, "services.web.env.KEY: ABSENT is not set in the environment"),
         ("health_checks: [http]", 4, "services.web.health_checks.0: a check of kind http needs a target"),
         ("health_checks: [{kind: method, target: x}]", 4, "services.web.health_checks.0: kind method has no target"),
+        ("health_checks: [{kind: http, target: web}]", 4, "services.web.health_checks.0: 'web' is not a URL such as "),
+        (
+            "health_checks: [{kind: http, target: 'http://me:pw@web/'}]",
+            4,
+            "services.web.health_checks.0: the URL of a check",
+        ),
+        ("health_checks: [{kind: tcp, target: web}]", 4, "services.web.health_checks.0: 'web' is not HOST:PORT"),
+        ("health_checks: [{kind: tcp, target: 'web:1', expect: '200'}]", 4, "services.web.health_checks.0: expect is the"),
+        (
+            "health_checks: [{kind: http, target: 'http://a', expect: ok}]",
+            4,
+            "services.web.health_checks.0: expect is the status",
+        ),
         ("resources: {cpu: -1}", 4, "services.web.resources.cpu: Input should be greater than or equal to 0"),
         ("restart: always", 4, "services.web.restart: Input should be 'never' or 'on-failure'"),
     ],
@@ -375,3 +388,12 @@ def test_all_wrong_values_are_told_at_once() -> None:
     """One look at the message is enough to mend the whole file: every wrong value, in the order of the lines."""
     error = refused("name: shop\nservices:\n  web:\n    timeout: x\n    critical: 1\nnamespaces: a\n")
     assert [line.split(": ")[0] for line in str(error).splitlines()] == [f"dir/fleet.yaml:{line}" for line in (4, 5, 6)]
+
+
+def test_a_check_that_calls_nobody_is_refused() -> None:
+    """S8: a health check by a call names a service of the fleet, with the one that was probably meant otherwise."""
+    text = "name: s\nservices:\n  store: {}\n  web:\n    health_checks: [method, {kind: dependency, target: stor.count}]\n"
+    with pytest.raises(UnknownName, match=r"s\.yaml:5: a check of web names the service 'stor'.*did you mean 'store'"):
+        parse_fleet(text, "s.yaml")
+    fleet = parse_fleet(text.replace("stor.", "store.").replace("method", "{kind: tcp, target: 'h:$PORT'}"), "s.yaml")
+    assert [check.target for check in fleet.graph["web"].health_checks] == ["h:$PORT", "store.count"]
