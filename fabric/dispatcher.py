@@ -19,6 +19,7 @@ from fabric.identity import Identity
 from fabric.lane import Lane
 from fabric.outflow import WINDOW, Misfit, Outflow, returned
 from fabric.received import received
+from fabric.refusals import Refusals
 from fabric.replies import Replies
 from fabric.routing import outcomes
 from fabric.transports.base import Delivery, Transport
@@ -101,6 +102,7 @@ class Dispatcher:
         self._replies = Replies(transport, topology.rpc, me, contract.name, settings)
         # one operating-system user owns everything on the other brokers: there callers are believed
         self._vouches = transport.name == "amqp"
+        self._refusals = Refusals(_log, clock)
         self._accepting = False
         self._settling: asyncio.Event | None = None
         self.marked = asyncio.Event()
@@ -124,7 +126,7 @@ class Dispatcher:
         for message in received(delivery, self._limits):
             if isinstance(message, InvalidMessage):
                 self.invalid += 1
-                _log.warning("%s refused a request: %s", self._instance, message)
+                self._refusals.tell("%s refused a request: %s", self._instance, message)
             elif message.type is MessageType.REQUEST:
                 self._admit(message, user, now, wall)
             elif message.type is MessageType.CANCEL:

@@ -12,6 +12,7 @@ from fabric.errors import InvalidMessage
 from fabric.identity import Identity
 from fabric.presence import UP, Presence
 from fabric.received import received
+from fabric.refusals import Refusals
 from fabric.requests import PendingRequests
 from fabric.transports.base import Consumer, Delivery, LinkEvent, LinkState, Transport
 from fabric.transports.topology import Topology
@@ -38,7 +39,7 @@ class Mailbox:
         *,
         clock: Clock,
     ) -> None:
-        self._clock = clock
+        self._clock, self._refusals = clock, Refusals(_log, clock)
         self._transport, self._topology, self._me = transport, topology, me
         self._requests, self._detector, self._presence = requests, detector, presence
         self._limits = codec.Limits(message_bytes=settings.max_message_bytes)
@@ -63,7 +64,7 @@ class Mailbox:
         now = self._clock.monotonic()
         for message in received(delivery, self._limits):
             if isinstance(message, InvalidMessage):
-                _log.warning("%s refused an answer: %s", self._me.instance, message)
+                self._refusals.tell("%s refused an answer: %s", self._me.instance, message)
             elif message.type is MessageType.RESPONSE or message.type in _PARTS:
                 self._requests.answer(message, now)
             elif message.type is MessageType.PROBE:

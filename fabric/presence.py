@@ -16,6 +16,7 @@ from fabric.clock import Clock
 from fabric.config import Settings
 from fabric.errors import FabricError, InvalidMessage, NoRoute, TransportClosed, TransportError
 from fabric.identity import Identity
+from fabric.refusals import Refusals
 from fabric.routing.instance import Instance
 from fabric.routing.registry import ServiceRegistry
 from fabric.tasks import Tasks
@@ -62,6 +63,7 @@ class Presence:
     ) -> None:
         self._transport, self._topology, self._registry = transport, topology, registry
         self._settings, self._me, self._clock, self._chance = settings, me, clock, chance
+        self._refusals = Refusals(_log, clock)
         self._tasks = Tasks("presence")
         self._consumer: Consumer | None = None
         self._own: Callable[[], Instance] | None = None
@@ -261,7 +263,7 @@ class Presence:
     def _receive(self, delivery: Delivery) -> None:
         for message in batch.messages(delivery.body, delivery.content_type):
             if isinstance(message, InvalidMessage):
-                _log.warning("refused on discovery: %s", message)
+                self._refusals.tell("refused on discovery: %s", message)
             elif message.method == WHO:
                 self._introduce(message)
             elif message.method == UP:
@@ -282,7 +284,7 @@ class Presence:
         try:
             instance = Instance.from_plain(message.payload)
         except InvalidMessage as error:
-            _log.warning("refused an announcement from %s: %s", message.instance[:100], error)
+            self._refusals.tell("refused an announcement from %s: %s", message.instance[:100], error)
             return
         self._registry.apply(instance, self._clock.monotonic())
 

@@ -19,6 +19,7 @@ from fabric.contract import HandlerContract, ServiceContract
 from fabric.deadlines import Deadlines
 from fabric.errors import InvalidMessage
 from fabric.ordered import ORDER_KEY, KeyLanes, Turn
+from fabric.refusals import Refusals
 from fabric.tasks import Tasks
 from fabric.transports.base import Consumer, Delivery, LinkEvent, LinkState, Transport
 from fabric.transports.topology import Topology
@@ -135,6 +136,7 @@ class Subscriber:
     ) -> None:
         self._transport, self._topology, self._contract, self._service = transport, topology, contract, service
         self._limits, self._clock = codec.Limits(message_bytes=settings.max_message_bytes), clock
+        self._refusals = Refusals(_log, clock)
         self._consumers: list[Consumer] = []
         self._ordered: list[Consumer] = []
         self._lanes: list[KeyLanes] = []
@@ -320,7 +322,7 @@ class Subscriber:
     async def _give_up(self, delivery: Delivery, reason: str) -> None:
         """What can't be read now can't be read later."""
         self.invalid += 1
-        _log.warning("%s dead-letters an event %s: %s", self._contract.name, delivery.key, reason)
+        self._refusals.tell("%s dead-letters an event %s: %s", self._contract.name, delivery.key, reason)
         await delivery.reject(reason)
 
     # ------------------------------------------------------------ broadcasts

@@ -26,7 +26,9 @@ class Layer:
 
 LAYERS = (
     Layer(
-        name="foundation", members=("errors", "broker_url", "config", "clock", "deadlines", "health", "loop", "tasks"), below=()
+        name="foundation",
+        members=("errors", "broker_url", "config", "clock", "deadlines", "health", "loop", "refusals", "tasks"),
+        below=(),
     ),
     Layer(name="wire", members=("wire",), below=("foundation",)),
     # Observing is asked for by routing and everything above it, so it may know no more than what a message is.
