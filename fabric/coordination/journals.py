@@ -61,13 +61,6 @@ async def open_journal(journal: Journal) -> Journal:
     return journal
 
 
-STREAM_KEY = keys.JOURNAL
-
-
-def stream_name(topology: Topology) -> str:
-    return topology.journal
-
-
 def _life(socket: Path) -> str:
     """A broker that is started again makes its socket anew."""
     try:

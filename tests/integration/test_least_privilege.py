@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from fabric.cli.exits import ExitCode
-from fabric.coordination.journals import stream_name
 from fabric.transports.topology import Topology
 from tests.brokers.leftovers import remove
 from tests.brokers.node import BrokerNode
@@ -109,7 +108,7 @@ def test_a_fleet_of_processes(shop: Shop, private_broker: BrokerNode, topology: 
         assert restarted.returncode == ExitCode.OK, restarted.stdout + restarted.stderr
         assert json.loads(shop.run("call", "mailer", "mails", *line).stdout) == []
         queues = dict(each.split("\t") for each in private_broker.ctl("list_queues", "name", "messages").splitlines()[1:])
-        assert int(queues[stream_name(topology)]) > 0
+        assert int(queues[topology.journal]) > 0
         down = shop.run("down")
         assert down.returncode == ExitCode.OK, down.stderr
         assert up.wait(60) == ExitCode.OK
