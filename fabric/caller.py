@@ -53,13 +53,12 @@ class Caller:
         route: Route,
         method: str,
         payload: Any,
-        *,
-        instance: str | None = None,
-        key: str | None = None,
         timeout: float | None = None,
         priority: Priority = Priority.NORMAL,
         idempotent: bool | None = None,
         headers: dict[str, Any] | None = None,
+        instance: str | None = None,
+        key: str | None = None,
         window: int = 0,
     ) -> Any:
         """The answer's payload as it came; an ``Inflow`` where parts are asked for.
@@ -74,7 +73,9 @@ class Caller:
         now = self._loop.time
         started = now()
         outer = current_call()
-        facts = Facts(route.label, method, started, started + self._limit(route, method, timeout, started, outer))
+        if timeout is None or outer is not None or not 0 < timeout <= LONGEST:
+            timeout = self._limit(route, method, timeout, started, outer)
+        facts = Facts(route.label, method, started, started + timeout)
         question = method, payload, priority, headers, window
         route.budget.deposit()
         tried: frozenset[str] = frozenset()

@@ -94,6 +94,7 @@ class Dispatcher:
         lanes: dict[str, Lane[Request]] = {}
         for name, method in contract.methods.items():
             self._lanes[name] = lanes.setdefault(method.name, Lane(contract.name, method, getattr(service, method.attribute)))
+        self._now = asyncio.get_running_loop().time
         self._requests: dict[str, Request] = {}
         self._cancelled: dict[str, None] = {}
         self._abandoned: set[asyncio.Task[None]] = set()
@@ -122,7 +123,7 @@ class Dispatcher:
                     self._refuse(request, outcomes.draining("it is going away"))
 
     def receive(self, delivery: Delivery) -> None:
-        now, wall, user = asyncio.get_running_loop().time(), self._clock.time(), delivery.user_id
+        now, wall, user = self._now(), self._clock.time(), delivery.user_id
         for message in received(delivery, self._limits):
             if isinstance(message, InvalidMessage):
                 self.invalid += 1
@@ -207,7 +208,7 @@ class Dispatcher:
 
     async def _run(self, request: Request, task: asyncio.Task[None]) -> None:
         """Run the handler and answer, whatever it does. Each way out passes ``_end`` once."""
-        now = asyncio.get_running_loop().time()
+        now = self._now()
         if request.stop is None and now >= request.deadline:
             self._expire(request)
         if request.stop is not None:  # told to stop before the first step, where cancelling would have skipped all this
@@ -223,11 +224,11 @@ class Dispatcher:
                 self._end(request, error=outcomes.invalid(_summary(error), problems(error)))
                 return
             result = request.lane.handler(**arguments)
-            if request.flow is not None:
+            if request.flow is None:
+                payload = returned(contract.returns, await result)
+            else:
                 await request.flow.pour(result, contract.returns, self._replies, message, request.deadline)
                 payload = None
-            else:
-                payload = returned(contract.returns, await result)
         except Misfit as error:
             _log.error("%s returned what its type does not allow: %s", request.lane.name, error)
             self._end(request, error=outcomes.invalid_result(str(error), error.problems))
@@ -245,11 +246,11 @@ class Dispatcher:
             leave(place)
 
     def _end(self, request: Request, payload: Any = None, *, error: dict[str, Any] | None = None) -> None:
-        lane, id = request.lane, request.message.id
+        lane = request.lane
         if request.started:
-            lane.ended(asyncio.get_running_loop().time() - request.started)
+            lane.ended(self._now() - request.started)
         lane.running -= 1
-        if self._requests.get(id) is request:
+        if self._requests.get(request.message.id) is request:
             self._forget(request)
             if error is None or error:
                 self._reply(request, payload, error=error)
@@ -348,7 +349,7 @@ class Dispatcher:
             return
         unknown = [id for id in probe.payload if isinstance(id, str) and id not in self._requests]
         if unknown:
-            self._replies.send(probe, MessageType.PROBE, asyncio.get_running_loop().time() + 1.0, unknown)
+            self._replies.send(probe, MessageType.PROBE, self._now() + 1.0, unknown)
 
     def _reply(self, request: Request, payload: Any = None, *, error: dict[str, Any] | None = None) -> None:
         if request.flow is None:

@@ -7,7 +7,7 @@ import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import Any, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, cast, overload
 
 from fabric.answers import NO_FALLBACK, instead, typed
 from fabric.caller import Caller
@@ -38,6 +38,9 @@ from fabric.transports.connect import transport_for
 from fabric.transports.topology import Topology, check_name
 from fabric.values import plain
 from fabric.wire.message import Priority
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
 
 T = TypeVar("T")
 
@@ -171,7 +174,7 @@ class Hub:
         method: str,
         payload: Any = None,
         *,
-        returns: type[T],
+        returns: TypeForm[T],
         fallback: T | Callable[[CallError], T | Awaitable[T]] = ...,
         **options: Unpack[CallOptions],
     ) -> T: ...
@@ -194,7 +197,12 @@ class Hub:
         *,
         returns: Any = Any,
         fallback: Any = NO_FALLBACK,
-        **options: Unpack[CallOptions],
+        timeout: float | None = None,
+        priority: Priority = Priority.NORMAL,
+        idempotent: bool | None = None,
+        headers: dict[str, Any] | None = None,
+        instance: str | None = None,
+        key: str | None = None,
     ) -> Any:
         """Ask one instance of a service and return its answer.
 
@@ -204,7 +212,7 @@ class Hub:
             returns: what the answer must be; checked. Without it the answer is plain data.
             fallback: the answer when there is none for another reason than the handler's own word: a value, or a function of
                 the error, which may be async. It is returned as it is.
-            options: see :class:`CallOptions`.
+            timeout, priority, idempotent, headers, instance, key: see :class:`CallOptions`.
 
         Raises:
             CallError: each outcome has its class; see ``fabric.errors``.
@@ -212,7 +220,7 @@ class Hub:
         """
         route = self.traffic.to(service)
         try:
-            answer = await self._caller.call(route, method, plain(payload), **options)
+            answer = await self._caller.call(route, method, plain(payload), timeout, priority, idempotent, headers, instance, key)
         except CallError as error:
             return await instead(fallback, error)
         return typed(returns, answer, route.label, method)
@@ -224,7 +232,7 @@ class Hub:
         method: str,
         payload: Any = None,
         *,
-        returns: type[T],
+        returns: TypeForm[T],
         fallback: T | Callable[[CallError], T | Awaitable[T]] = ...,
         **options: Unpack[CallOptions],
     ) -> T: ...
@@ -249,7 +257,7 @@ class Hub:
 
     @overload
     def stream(
-        self, service: str, method: str, payload: Any = None, *, returns: type[T], **options: Unpack[StreamOptions]
+        self, service: str, method: str, payload: Any = None, *, returns: TypeForm[T], **options: Unpack[StreamOptions]
     ) -> Stream[T]: ...
     @overload
     def stream(self, service: str, method: str, payload: Any = None, **options: Unpack[StreamOptions]) -> Stream[Any]: ...

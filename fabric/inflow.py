@@ -25,7 +25,7 @@ class Asker(Protocol):
     """Who has sent the request; see ``PendingRequests``."""
 
     def facts(self, pending: Pending) -> dict[str, Any]: ...
-    def settle(self, pending: Pending, message: ServiceMessage, now: float) -> None: ...
+    def settle(self, pending: Pending, message: ServiceMessage) -> None: ...
     def tell(self, pending: Pending, type: MessageType, payload: Any = None) -> None: ...
     def leave(self, flow: Inflow) -> None: ...
 
@@ -75,7 +75,7 @@ class Inflow(Pending):
             self.fail(error)
             return
         if message.type is MessageType.STREAM_END:
-            self._requests.settle(self, message, 0.0)
+            self._requests.settle(self, message)
             return
         self._expected += 1
         self._parts.append(message.payload)

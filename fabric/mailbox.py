@@ -17,7 +17,7 @@ from fabric.requests import PendingRequests
 from fabric.transports.base import Consumer, Delivery, LinkEvent, LinkState, Transport
 from fabric.transports.topology import Topology
 from fabric.wire import codec
-from fabric.wire.message import MessageType
+from fabric.wire.message import MessageType, ServiceMessage
 
 _log = logging.getLogger("fabric.mailbox")
 
@@ -61,16 +61,18 @@ class Mailbox:
         self._unwatch = self._transport.watch(self._link_changed)
 
     def _receive(self, delivery: Delivery) -> None:
-        now = self._clock.monotonic()
+        answers: list[ServiceMessage] = []
         for message in received(delivery, self._limits):
             if isinstance(message, InvalidMessage):
-                self._refusals.tell("%s refused an answer: %s", self._me.instance, message)
+                _log.warning("%s refused an answer: %s", self._me.instance, message)
             elif message.type is MessageType.RESPONSE or message.type in _PARTS:
-                self._requests.answer(message, now)
+                answers.append(message)
             elif message.type is MessageType.PROBE:
                 self._detector.answered(message)
             elif message.method == UP:
                 self._presence.heard(message)
+        if answers:
+            self._requests.answer(answers, self._clock.monotonic())
 
     def _link_changed(self, event: LinkEvent) -> None:
         """It may have been deleted under us, with what it held."""

@@ -10,7 +10,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from fabric.replies import Replies
-from fabric.values import checked, plain, problems
+from fabric.values import LEAVES, checked, plain, problems
 from fabric.wire.message import MessageType, ServiceMessage
 
 WINDOW: Final = "fabric.window"
@@ -35,7 +35,7 @@ def returned(kind: Any, value: Any) -> Any:
         Misfit: it is not one.
     """
     if type(value) is kind or kind is Any:
-        return plain(value)
+        return value if type(value) in LEAVES else plain(value)
     try:
         return plain(checked(kind, value))
     except ValidationError as error:

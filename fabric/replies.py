@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Final
 
 from fabric.config import Settings
 from fabric.errors import FabricError, InvalidMessage, PayloadTooLarge
@@ -13,7 +14,7 @@ from fabric.identity import Identity
 from fabric.routing import outcomes
 from fabric.transports.base import LinkEvent, LinkState, Transport
 from fabric.wire import batch, codec
-from fabric.wire.codec import JSON, type_of
+from fabric.wire.codec import type_of
 from fabric.wire.message import MessageType, Priority, ServiceMessage
 
 _log = logging.getLogger("fabric.replies")
@@ -22,6 +23,7 @@ AGAIN = 0.05
 """Seconds before what the transport had no room for is offered to it again."""
 MOST_HELD = 64 * 1024 * 1024
 """Bytes held for a link that is down; then the oldest are dropped."""
+_JSON_BEGINS: Final = ord("{")
 TELL_LOAD_EVERY = 8
 """Answers, of which one says how busy the instance is: often enough to balance by, seldom enough to cost nothing."""
 
@@ -72,7 +74,7 @@ class Replies:
     def send(
         self,
         to: ServiceMessage,
-        type: MessageType,
+        kind: MessageType,
         deadline: float,
         payload: Any = None,
         error: dict[str, Any] | None = None,
@@ -92,7 +94,7 @@ class Replies:
             return
         fields = (
             self._ids.next(),
-            type,
+            kind,
             self._service,
             self._instance,
             to.source,
@@ -106,7 +108,9 @@ class Replies:
             error,
             headers,
         )
-        self._add(address, priority, codec.encode_answer(to, fields, self._limits), deadline)
+        native = type(to) is ServiceMessage
+        data = codec.encode(fields, self._limits) if native else codec.encode_answer(to, fields, self._limits)
+        self._add(address, priority, data, deadline)
 
     def flush(self) -> None:
         """Hand everything over now, as far as the link takes it."""
@@ -138,20 +142,25 @@ class Replies:
         waiting = self._ready.pop((address, priority), None)
         if not waiting:
             return
-        if len(waiting) == 1:
-            self._post(address, priority, waiting)
-            return
-        if any(type_of(data) is JSON for data, _ in waiting):
+        answers = [data for data, _ in waiting]
+        if len(answers) == 1 or _JSON_BEGINS in {data[0] for data in answers}:
             for answer in waiting:
                 self._post(address, priority, [answer])
-            return
+        elif sum(map(len, answers)) + (len(answers) + 1) * batch.OVERHEAD <= self._max_batch:
+            self._post(address, priority, waiting)
+        else:
+            for part in self._parted(waiting):
+                self._post(address, priority, part)
+
+    def _parted(self, waiting: list[tuple[bytes, float]]) -> Iterator[list[tuple[bytes, float]]]:
+        """As few batches as hold them all, in order."""
         start = 0
         while start < len(waiting):
             end, size = start, batch.OVERHEAD
             while end < len(waiting) and (end == start or size + len(waiting[end][0]) + batch.OVERHEAD <= self._max_batch):
                 size += len(waiting[end][0]) + batch.OVERHEAD
                 end += 1
-            self._post(address, priority, waiting[start:end])
+            yield waiting[start:end]
             start = end
 
     def _post(self, address: str, priority: Priority, answers: list[tuple[bytes, float]]) -> None:

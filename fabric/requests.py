@@ -7,7 +7,7 @@ loss of its instance or of our link, its deadline, or its caller's cancellation.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fabric.clock import Clock
@@ -98,7 +98,7 @@ class PendingRequests:
         pending = Pending(id, endpoint, facts, self._loop.create_future(), now, began, permit, breaker, gate)
         self._enter(pending)
         try:
-            data = self._request(id, endpoint, method, payload, facts, priority, headers, now)
+            data = self._request(id, endpoint, method, payload, facts, priority, headers)
             self._outbox.put(self._exchange, endpoint.id, priority, data, pending)
         except BaseException as error:
             self._end(pending, self._clock.monotonic(), ok=None)
@@ -139,7 +139,7 @@ class PendingRequests:
         ok: bool | None = None
         try:
             asking = {**(headers or {}), WINDOW: window}
-            data = self._request(id, endpoint, method, payload, facts, priority, asking, now)
+            data = self._request(id, endpoint, method, payload, facts, priority, asking)
             self._outbox.put(self._exchange, endpoint.id, priority, data, flow)
             await flow.begun
             if flow.failed:
@@ -164,7 +164,6 @@ class PendingRequests:
         facts: Facts,
         priority: Priority,
         headers: dict[str, Any] | None,
-        now: float,
     ) -> bytes:
         address = self._address
         fields = (
@@ -177,7 +176,7 @@ class PendingRequests:
             payload,
             priority,
             None,
-            self._clock.time() + facts.deadline - now,
+            self._clock.time() - self._loop.time() + facts.deadline,
             facts.attempt,
             address,
             None,
@@ -231,27 +230,47 @@ class PendingRequests:
             self._cancel(flow)
         future.cancel()
 
-    def answer(self, message: ServiceMessage, now: float) -> None:
-        """Take a response, or a part of one, that came at ``now`` in monotonic seconds."""
-        pending = self._pending.get(message.correlation_id or "")
-        if pending is None or pending.future.done():
-            self.late_answers += 1
-        elif message.type is MessageType.RESPONSE:
-            self.settle(pending, message, now)
-        elif isinstance(pending, Inflow):
-            pending.take(message)
+    def answer(self, messages: Iterable[ServiceMessage], now: float) -> None:
+        """Take responses, and parts of them, that came together at ``now``, in monotonic seconds."""
+        good: list[Pending] = []
+        for message in messages:
+            pending = self._pending.get(message.correlation_id or "")
+            if pending is None or pending.future.done():
+                self.late_answers += 1
+            elif type(pending) is Pending and message.error is None and message.type is MessageType.RESPONSE:
+                del self._pending[pending.id]
+                endpoint = pending.endpoint
+                endpoint.pending -= 1
+                if message.headers is not None:
+                    _report(endpoint, message.headers)
+                pending.future.set_result(message.payload)
+                good.append(pending)
+            elif message.type is MessageType.RESPONSE:
+                self.settle(pending, message)
+            elif isinstance(pending, Inflow):
+                pending.take(message)
+        if good:
+            self._judge_good(good, now)
 
-    def settle(self, pending: Pending, message: ServiceMessage, now: float) -> None:
+    def _judge_good(self, answered: Sequence[Pending], now: float) -> None:
+        """Let the breakers know of answers that came together: at once of those with the same permits, which are most."""
+        groups: dict[tuple[Endpoint, int, Breaker | None, int], list[float]] = {}
+        for pending in answered:
+            permits = pending.endpoint, pending.permit, pending.breaker, pending.gate
+            groups.setdefault(permits, []).append(now - pending.began)
+        for (endpoint, permit, breaker, gate), seconds in groups.items():
+            self._ejections.settle_good(endpoint, permit, now, seconds)
+            if breaker is not None:
+                breaker.settle_good(gate, now, seconds)
+
+    def settle(self, pending: Pending, message: ServiceMessage) -> None:
         """It has ended, by this message."""
-        headers, error = message.headers, message.error
-        if headers is not None and type(load := headers.get("load")) is int:
-            pending.endpoint.reported(load)
-        if error is not None:
-            self._fail(pending, outcome(error, self.facts(pending)))
-            return
-        if type(pending) is Pending:
-            self._end(pending, now, ok=True)
-        pending.future.set_result(message.payload)
+        if message.headers is not None:
+            _report(pending.endpoint, message.headers)
+        if message.error is not None:
+            self._fail(pending, outcome(message.error, self.facts(pending)))
+        else:
+            pending.future.set_result(message.payload)
 
     def tell(self, pending: Pending, type: MessageType, payload: Any = None) -> None:
         """Send the callee a word about a request of ours, if it can have it. Best effort."""
@@ -359,3 +378,8 @@ class PendingRequests:
     def _link_changed(self, event: LinkEvent) -> None:
         if event.state is LinkState.CLOSED:
             self.close(event.reason)
+
+
+def _report(endpoint: Endpoint, headers: Mapping[str, Any]) -> None:
+    if type(load := headers.get("load")) is int:
+        endpoint.reported(load)

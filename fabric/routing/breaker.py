@@ -8,6 +8,7 @@ of probes, and the monotonic time of whoever calls. Nothing in here waits, so ev
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -148,10 +149,7 @@ class Breaker:
         if permit != self._generation:
             return
         if self.state is CLOSED:
-            if ok and (self.slow_from is None or seconds < self.slow_from):
-                self._in_a_row = 0
-                self._window.add_good(now)
-            elif ok is not None:
+            if ok is not None:
                 self._count(now, failed=not ok, seconds=seconds)
             return
         self._probing -= 1
@@ -165,6 +163,15 @@ class Breaker:
         if self._succeeded >= self.policy.probes:
             self._streak = 0
             self._turn(CLOSED)
+
+    def settle_good(self, permit: int, now: float, seconds: Sequence[float]) -> None:
+        """As ``settle`` for several calls with that permit that ended well at the same time, each after so many seconds."""
+        if permit == self._generation and self.state is CLOSED and (self.slow_from is None or max(seconds) < self.slow_from):
+            self._in_a_row = 0
+            self._window.add_good(now, len(seconds))
+            return
+        for each in seconds:
+            self.settle(permit, now, ok=True, seconds=each)
 
     def isolate(self) -> None:
         """Open it until ``restore``, whatever happens."""

@@ -56,25 +56,23 @@ class Ejections:
 
     Args:
         policy: of a service; None: none of its instances is ever left out.
+
+    Attributes:
+        out: who is left out, or tried again; changed here only.
     """
 
     def __init__(
         self, registry: ServiceRegistry, policy: Callable[[str], EjectionPolicy | None], *, chance: random.Random
     ) -> None:
         self._registry, self._policy, self._chance = registry, policy, chance
-        self._out: dict[str, Endpoint] = {}
+        self.out: dict[str, Endpoint] = {}
         self._compare_at: dict[str, float] = {}
         self.panics = 0
-
-    @property
-    def any(self) -> bool:
-        """Whether anybody is left out at all."""
-        return bool(self._out)
 
     def ejected(self) -> tuple[str, ...]:
         """The instances that are left out, or tried again."""
         self._forget_gone()
-        return tuple(sorted(self._out))
+        return tuple(sorted(self.out))
 
     def standing(self, candidates: Sequence[Endpoint], panic: float, now: float) -> Sequence[Endpoint]:
         """Those of ``candidates`` that a call may go to now: one that is due to be tried, else those that are not left out,
@@ -82,7 +80,7 @@ class Ejections:
         self._forget_gone()
         standing = []
         for endpoint in candidates:
-            if endpoint.id in self._out and endpoint.breaker is not None:
+            if endpoint.id in self.out and endpoint.breaker is not None:
                 if endpoint.breaker.permits(now):
                     return (endpoint,)
             else:
@@ -106,17 +104,24 @@ class Ejections:
         """How the call ended; see ``Breaker.settle``."""
         if ok is not None:
             endpoint.latency.observe(seconds if ok else max(seconds, FAILED_LIKE), now)
-        breaker = endpoint.breaker
-        if breaker is None:
-            return
-        service = endpoint.instance.service
-        if now >= self._compare_at.get(service, 0.0):
-            self._compare(service, now)
-        breaker.settle(permit, now, ok=ok, seconds=seconds)
+        if (breaker := endpoint.breaker) is not None:
+            self._compare(endpoint.instance.service, now)
+            breaker.settle(permit, now, ok=ok, seconds=seconds)
+            self._sort(endpoint, breaker)
+
+    def settle_good(self, endpoint: Endpoint, permit: int, now: float, seconds: Sequence[float]) -> None:
+        """Several calls with that permit ended well at the same time; see ``Breaker.settle_good``."""
+        endpoint.latency.observe(max(seconds), now, len(seconds))
+        if (breaker := endpoint.breaker) is not None:
+            self._compare(endpoint.instance.service, now)
+            breaker.settle_good(permit, now, seconds)
+            self._sort(endpoint, breaker)
+
+    def _sort(self, endpoint: Endpoint, breaker: Breaker) -> None:
         if breaker.state is not CLOSED:
-            self._out[endpoint.id] = endpoint
-        elif self._out:
-            self._out.pop(endpoint.id, None)
+            self.out[endpoint.id] = endpoint
+        elif self.out:
+            self.out.pop(endpoint.id, None)
 
     def isolate(self, instance: str) -> bool:
         """Leave it out until ``restore``. False: it is not known."""
@@ -127,12 +132,12 @@ class Ejections:
             policy = self._policy(endpoint.instance.service) or EjectionPolicy()
             endpoint.breaker = Breaker(policy.breaker, self._chance)
         endpoint.breaker.isolate()
-        self._out[instance] = endpoint
+        self.out[instance] = endpoint
         return True
 
     def restore(self, instance: str) -> bool:
         """Call it again. False: it is not left out."""
-        endpoint = self._out.pop(instance, None)
+        endpoint = self.out.pop(instance, None)
         if endpoint is None or endpoint.breaker is None:
             return False
         endpoint.breaker.restore()
@@ -144,13 +149,15 @@ class Ejections:
             policy = self._policy(endpoint.instance.service)
             if policy is None:
                 endpoint.breaker = None
-                self._out.pop(endpoint.id, None)
+                self.out.pop(endpoint.id, None)
             elif endpoint.breaker is not None:
                 endpoint.breaker.adopt(policy.breaker)
         self._compare_at.clear()
 
     def _compare(self, service: str, now: float) -> None:
-        """Say anew what is slow for each instance of a service, by what its peers take."""
+        """Say anew what is slow for each instance of a service, by what its peers take, unless that was done just now."""
+        if now < self._compare_at.get(service, 0.0):
+            return
         self._compare_at[service] = now + COMPARE_EVERY
         policy = self._policy(service)
         if policy is None or not policy.slower_than:
@@ -163,6 +170,6 @@ class Ejections:
                 endpoint.breaker.slow_from = max(policy.slow_from, policy.slower_than * median(peers))
 
     def _forget_gone(self) -> None:
-        for id, endpoint in list(self._out.items()):
+        for id, endpoint in list(self.out.items()):
             if self._registry.get(id) is not endpoint:
-                del self._out[id]
+                del self.out[id]

@@ -21,15 +21,15 @@ class PeakEwma:
         self._value = self._at = 0.0
         self.count = 0
 
-    def observe(self, seconds: float, now: float) -> None:
-        """A call that ended at ``now`` took ``seconds``."""
+    def observe(self, seconds: float, now: float, calls: int = 1) -> None:
+        """A call that ended at ``now`` took ``seconds``; of several the one that took longest."""
         if seconds >= self._value:
             self._value = seconds
         else:
             weight = exp((self._at - now) / TAU)
             self._value = self._value * weight + seconds * (1.0 - weight)
         self._at = now
-        self.count += 1
+        self.count += calls
 
     def value(self, now: float) -> float:
         """Seconds. While nothing is heard it fades, so that an instance that was slow once is tried again."""

@@ -117,11 +117,11 @@ class Route:
         candidates: Sequence[Endpoint] = self.candidates()
         if not candidates:
             return None
-        if len(candidates) == 1 and not self._ejections.any:
+        if len(candidates) == 1 and not self._ejections.out:
             return candidates[0]
         if tried:
             candidates = [endpoint for endpoint in candidates if endpoint.id not in tried] or candidates
-        if self._ejections.any and self.policy.ejection is not None:
+        if self._ejections.out and self.policy.ejection is not None:
             candidates = self._ejections.standing(candidates, self.policy.ejection.panic, now)
         if self.policy.prefer:
             candidates = self._nearest(candidates)

@@ -24,12 +24,12 @@ class Window:
         self._calls, self._failures, self._slow = [0] * STEPS, [0] * STEPS, [0] * STEPS
         self.calls = self.failures = self.slow = 0
 
-    def add_good(self, now: float) -> None:
-        """As ``add``, of one that neither failed nor was slow."""
+    def add_good(self, now: float, calls: int = 1) -> None:
+        """As ``add``, of some that neither failed nor were slow."""
         if now >= self._until:
             self._advance(int(now / self._step))
-        self._calls[self._slot] += 1
-        self.calls += 1
+        self._calls[self._slot] += calls
+        self.calls += calls
 
     def add(self, now: float, *, failed: bool, slow: bool) -> None:
         """One call that ended at ``now``, in monotonic seconds."""

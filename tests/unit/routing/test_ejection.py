@@ -89,7 +89,7 @@ def test_never_an_ejected_one_outside_panic(sick: set[int], name: str, seed: int
         candidates = registry.candidates("a")
         out = set(ejections.ejected())
         panics = ejections.panics
-        standing = ejections.standing(candidates, panic, now) if ejections.any else candidates
+        standing = ejections.standing(candidates, panic, now) if ejections.out else candidates
         endpoint = chooser.choose(standing)
         if endpoint.id in out:
             probe = len(standing) == 1 and endpoint.breaker is not None and endpoint.breaker.permits(now)
@@ -125,7 +125,7 @@ def test_by_hand() -> None:
     assert [e.id for e in ejections.standing(registry.candidates("a"), 0.5, 1e6)] == ["i-0", "i-2"]
     assert ejections.restore("i-1")
     assert not ejections.restore("i-1")
-    assert not ejections.any
+    assert not ejections.out
 
 
 def test_a_policy_of_none_leaves_nobody_out() -> None:
@@ -141,14 +141,14 @@ def test_a_policy_of_none_leaves_nobody_out() -> None:
             ejections.settle(endpoint, ejections.acquire(endpoint, 1.0), 1.0, ok=False, seconds=0.1)
 
     fail()
-    assert not ejections.any
+    assert not ejections.out
     current[0] = EjectionPolicy(breaker=BreakerPolicy(consecutive_failures=2))
     ejections.adopt()
     fail()
-    assert ejections.any
+    assert ejections.out
     current[0] = None
     ejections.adopt()
-    assert not ejections.any
+    assert not ejections.out
 
 
 @pytest.mark.parametrize("values", [{"slower_than": 1.0}, {"slower_than": -2.0}, {"slow_from": 0.0}, {"panic": 1.5}])
