@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, assert_type
+from typing import Any, Literal, assert_type
 
 from pydantic import BaseModel
 
@@ -94,6 +94,9 @@ async def calls(hub: Hub) -> None:
     assert_type(await hub.call("email-service", "send_email", request, idempotent=True, timeout=None), Any)
     assert_type(await hub.call_by_capability("text-analysis", "analyze", {"text": "a"}, returns=Point), Point)
     assert_type(await hub.call_by_capability("text-analysis", "analyze", {"text": "a"}, timeout=1.0), Any)
+    assert_type(await hub.call("email-service", "find", {"id": "7"}, returns=EmailReceipt | None), EmailReceipt | None)
+    assert_type(await hub.call("email-service", "find", returns=list[Point | str], fallback=[]), list[Point | str])
+    assert_type(await hub.call_by_capability("text-analysis", "find", returns=Literal["a", "b"]), Literal["a", "b"])
     assert_type(await hub.publish("todo.created", request, id="7"), str)
     assert_type(hub.broadcast("policy.changed", {"a": 1}), bool)
 
@@ -173,6 +176,8 @@ async def streams(hub: Hub) -> None:
     assert_type(hub.stream("reports", "rows", returns=Point), Stream[Point])
     async for row in hub.stream("reports", "rows", {"year": 2026}, returns=Point, window=8, timeout=5.0):
         assert_type(row, Point)
+    async for part in hub.stream("reports", "parts", returns=Point | int):
+        assert_type(part, Point | int)
     async with hub.stream("reports", "rows") as rows:
         assert_type(await anext(rows), Any)
     async for row in hub.proxy(Reports).rows(2026):

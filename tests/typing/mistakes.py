@@ -16,6 +16,8 @@ async def calls(hub: Hub) -> None:
     receipt.missing  # type: ignore[attr-defined]  # noqa: B018
     number: int = await hub.call("email-service", "send_email", returns=EmailReceipt)  # type: ignore[arg-type]
     assert number
+    perhaps = await hub.call("email-service", "find", returns=EmailReceipt | None)
+    perhaps.id  # type: ignore[union-attr]  # noqa: B018
     hub.call("email-service", "send_email")  # type: ignore[unused-coroutine]
     await hub.broadcast("policy.changed")  # type: ignore[misc]
 

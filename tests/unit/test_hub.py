@@ -122,6 +122,7 @@ async def test_calls_are_typed_on_both_sides() -> None:
         assert told == Told(text="abab", at=datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC))
         assert await hub.call("oracle", "tellMe", {"to": "x"}) == {"text": "x", "at": "2026-01-01T00:00:00Z"}
         assert await hub.call("oracle", "move", Point(1, 2), returns=Point) == Point(2, 2)
+        assert await hub.call("oracle", "move", Point(1, 2), returns=Point | None) == Point(2, 2)
         id = uuid.uuid4()
         assert await hub.call("oracle", "many", {"ids": [id]}, returns=dict[str, Point]) == {str(id): Point(0)}
         assert await hub.call("oracle", "nothing") is None
