@@ -28,6 +28,7 @@ from fabric.transports.amqp_moves import Mover
 from fabric.transports.amqp_publisher import Publisher
 from fabric.transports.amqp_session import Session
 from fabric.transports.amqp_settings import AmqpSettings
+from fabric.transports.amqp_succession import Successions
 from fabric.transports.backoff import Backoff
 from fabric.transports.base import DeadLetter, LinkEvent, LinkState, QueueSpec, Receiver
 from fabric.transports.delays import check_delay, step
@@ -76,6 +77,7 @@ class AmqpTransport:
         self._life = LinkLife()
         self._tasks = Tasks("amqp transport")
         self._subscriptions: set[Subscription] = set()
+        self._successions = Successions(self.publisher, self.clock, settings.vouched_user)
         self._dead_letters = DeadLetters(self.publisher, settings.vouched_user)
         self._session: Session | None = None
         self._changed = asyncio.Event()
@@ -166,6 +168,7 @@ class AmqpTransport:
         try:
             await self.publisher.attach(session.publish)
             await session.declare(self._topology.exchanges)
+            await session.check_name(self._topology.rpc)
             await self._restore_all(session.consume)
         except BaseException:
             await self._let_go(session, "not restored")
@@ -365,9 +368,14 @@ class AmqpTransport:
                         continue
                     if session is self._session and not session.lost:
                         self._subscriptions.add(subscription)
+                        if queue.durable:
+                            self.start(self._succeed(subscription, queue), f"succession of {queue.name}")
                         return subscription
         except TimeoutError as error:
             raise ConnectionLost(f"not consuming {queue.name or queue.exchange!r} within {timeout:g} s: {trouble}") from error
+
+    async def _succeed(self, subscription: Subscription, queue: QueueSpec) -> None:
+        await self._successions.take_over(queue, self._consuming_link, lambda: not subscription.closed)
 
     async def dead_letters(self, queue: str, *, limit: int, timeout: float) -> list[DeadLetter]:
         return await self._within(timeout, lambda link: self._dead_letters.list(link, queue, limit=limit))

@@ -38,7 +38,7 @@ class _Taken:
             return None
         self._tag = message.delivery.delivery_tag or 0
         place = message.exchange or "", message.routing_key or ""
-        return amqp_durable.read_dead(self._queue, _properties(message), *place, message.body, ours=self._ours)
+        return amqp_durable.read_dead(self._queue, properties_of(message), *place, message.body, ours=self._ours)
 
     async def oldest(self, limit: int) -> list[DeadLetter]:
         """In the order of dying, which looking at them does not change."""
@@ -86,7 +86,7 @@ async def _take(link: Link, queue: str, ours: str | None) -> AsyncIterator[_Take
         await link.close_channel(probe)
 
 
-def _properties(message: DeliveredMessage) -> Properties:
+def properties_of(message: DeliveredMessage) -> Properties:
     given = message.header.properties
     return Properties(
         content_type=given.content_type or "",

@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from fabric.errors import ConfigurationError, ConnectionLost, FabricError
+from pamqp import commands
+
+from fabric.errors import ConfigurationError, ConnectionLost, FabricError, TopologyConflict
 from fabric.transports.amqp_link import Link
 from fabric.transports.amqp_settings import AmqpSettings
 from fabric.transports.base import ExchangeSpec
@@ -64,6 +66,37 @@ class Session:
             doing=f"declaring the exchange {spec.name!r}",
             name=spec.name,
         )
+
+    async def check_name(self, exchange: str) -> None:
+        """Where the broker takes our name from our certificate: that it is the one that we send under.
+
+        Args:
+            exchange: to which we may publish; nothing arrives there.
+
+        Raises:
+            ConfigurationError: it is another one.
+            ConnectionLost.
+        """
+        if not self._settings.external:
+            return
+        channel = await self.publish.channel()
+        properties = commands.Basic.Properties(user_id=self._settings.user)
+
+        async def publish() -> None:
+            await channel.tx_select()
+            await channel.basic_publish(b"", exchange=exchange, routing_key="", properties=properties, wait=False)
+            await channel.tx_rollback()
+
+        try:
+            await self.publish.ask(publish, doing="checking our name", name=exchange)
+        except TopologyConflict as error:
+            raise ConfigurationError(
+                f"the broker knows our certificate by another name than {self._settings.user!r}, which the URL says"
+                f" ({error.text}): put that into the URL, percent-encoded; its ssl_cert_login_from says which part of the"
+                " certificate it takes"
+            ) from error
+        finally:
+            await self.publish.close_channel(channel)
 
     async def ping(self, *, timeout: float) -> float:
         """The slower of the two, in seconds. A blocked link is not asked: the broker does not read it.

@@ -74,8 +74,8 @@ class AmqpSettings:
         host, port, vhost, user: where and as whom.
         password: never shown.
         password_file: read at each connection instead, so that a rotated password counts.
-        external: the broker takes our name from our certificate (``auth_mechanism=external``). Where ``user`` says that name too,
-            the broker vouches for it in each message; "" leaves that out.
+        external: the broker takes our name from our certificate (``auth_mechanism=external``). ``user`` has to say that name too,
+            so that each message names us and the broker vouches for it.
         tls: None for plain ``amqp``.
         name: shown in the broker's list of connections, and in the history of dead letters.
         max_body: bytes. RabbitMQ refuses more than 16 MiB from 4.0; ours is lower and checked before sending.
@@ -157,11 +157,16 @@ class AmqpSettings:
         mechanism = options.get("auth_mechanism", "plain").lower()
         if mechanism not in ("plain", "external"):
             raise ConfigurationError(f"auth_mechanism can be plain or external, not {mechanism!r}")
+        if mechanism == "external" and not parts.username:
+            raise ConfigurationError(
+                "auth_mechanism=external needs the name that the broker takes from our certificate, so that others are told who"
+                " calls: amqps://NAME@host"
+            )
         settings = cls(
             host=parts.hostname or "127.0.0.1",
             port=port or _PORTS[parts.scheme],
             vhost=unquote(parts.path[1:]) or "/",
-            user=unquote(parts.username) if parts.username else "" if mechanism == "external" else "guest",
+            user=unquote(parts.username) if parts.username else "guest",
             password=unquote(parts.password) if parts.password is not None else "guest",
             password_file=options.get("password_file"),
             external=mechanism == "external",
@@ -179,9 +184,9 @@ class AmqpSettings:
         return f"{scheme}://{user}{host}:{self.port}/{quote(self.vhost, safe='') if self.vhost != '/' else ''}"
 
     @property
-    def vouched_user(self) -> str | None:
-        """The name that the broker vouches for in each message; None where only the broker knows it."""
-        return self.user or None
+    def vouched_user(self) -> str:
+        """The name that the broker vouches for in each message."""
+        return self.user
 
     def secret(self) -> str:
         """The password of now.

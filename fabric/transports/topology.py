@@ -149,6 +149,11 @@ class Topology:
         return QueueSpec(name=None, exchange=self.discovery, keys=keys)
 
 
+def former(queue: str) -> str:
+    """What the queue of a group was called, or will be, when the group is ordered and was not, or the reverse."""
+    return queue.removesuffix(ORDERED) if queue.endswith(ORDERED) else f"{queue}{ORDERED}"
+
+
 def last_call(instance: str) -> str:
     """Of ``rpc``: what an instance that leaves sends itself, behind all that came before."""
     return f"{instance}.last"

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from fabric import Service, rpc
 from fabric.cli.main import main
 from fabric.config import Settings
-from fabric.errors import ConfigurationError, ConnectionLost, FabricError
+from fabric.errors import ConfigurationError, ConnectionLost, FabricError, NotAllowed
+from fabric.hub import Hub
 from fabric.transports.amqp import AmqpTransport
 from fabric.transports.amqp_doctor import examine
 from fabric.transports.amqp_facts import Wanted
@@ -160,18 +162,45 @@ def named(guarded: Guarded) -> Iterator[Guarded]:
 
 
 async def test_our_name_from_our_certificate(amqp: AmqpBackend, named: Guarded) -> None:
-    """With auth_mechanism=external no password is needed. The broker vouches for the name when the URL says it too, refuses
-    another one, and vouches for nobody when it says none."""
+    """With auth_mechanism=external no password is needed. The URL says the name of the certificate too, and the broker vouches
+    for it in each message; another name, or none, is refused before anything is sent under it."""
     external = f"{named.good}&auth_mechanism=external"
-    for user, vouched in (("client@", "client"), ("", None)):
-        inbox: Inbox[Delivery] = Inbox()
-        async with linked(amqp, named.url(external, user=user)) as transport:
-            await transport.consume(amqp.topology.requests("callee"), inbox, timeout=5)
-            await transport.send(amqp.topology.rpc, "callee", b"", timeout=5, mandatory=True)
-            assert (await inbox.next()).user_id == vouched
-    async with linked(amqp, named.url(external, user="boss@")) as transport:
-        with pytest.raises(FabricError):
-            await transport.send(amqp.topology.rpc, "callee", b"", timeout=2)
+    inbox: Inbox[Delivery] = Inbox()
+    async with linked(amqp, named.url(external, user="client@")) as transport:
+        await transport.consume(amqp.topology.requests("callee"), inbox, timeout=5)
+        await transport.send(amqp.topology.rpc, "callee", b"", timeout=5, mandatory=True)
+        assert transport.post(amqp.topology.rpc, "callee", b"")
+        for _ in range(2):
+            assert (await inbox.next()).user_id == "client"
+    told = str(await refusal(amqp, named.url(external, user="boss@")))
+    assert "another name than 'boss'" in told
+    assert "ssl_cert_login_from" in told
+    assert "amqps://NAME@host" in str(await refusal(amqp, named.url(external, user="")))
+
+
+class Vault(Service):
+    name = "vault"
+
+    @rpc(callers=("client",))
+    async def open(self) -> str:
+        return "gold"
+
+
+async def test_callers_by_their_certificates(amqp: AmqpBackend, named: Guarded) -> None:
+    """Over TLS a method that names its callers is open to who has the certificate of that name, and to nobody who has only a
+    password, whatever the hub calls itself."""
+    settings = Settings(broker_url=None, namespace=amqp.topology.namespace, instance="")
+    by_certificate = named.url(f"{named.good}&auth_mechanism=external", user="client@")
+    async with (
+        Hub.connect("vault", url=named.url(named.good), settings=settings) as vault,
+        Hub.connect("front-desk", url=by_certificate, settings=settings) as client,
+        Hub.connect("client", url=named.url(named.good), settings=settings) as pretender,
+    ):
+        served = await vault.serve(Vault())
+        await served.open_doors()
+        assert await client.call("vault", "open") == "gold"
+        with pytest.raises(NotAllowed, match="not for 'guest'"):
+            await pretender.call("vault", "open", timeout=10)
 
 
 async def test_the_doctor_on_tls(amqp: AmqpBackend, guarded: Guarded) -> None:

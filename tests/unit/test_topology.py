@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fabric.errors import ConfigurationError
 from fabric.transports import topology
 from fabric.transports.base import ExchangeKind
-from fabric.transports.topology import Topology, check_name
+from fabric.transports.topology import Topology, check_name, former
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", fullmatch=True)
 LONGEST = "n" * 100
@@ -128,3 +128,13 @@ def test_wildcards_cover_their_keys() -> None:
         assert make("email").startswith(every[:-1])
     assert len({topology.WHO_EVERYONE, *(make("everyone") for make in KEYS)}) == len(KEYS) + 1
     assert all(a != b for a, b in itertools.combinations((topology.EVERY_ANNOUNCEMENT, topology.EVERY_VOTE), 2))
+
+
+def test_what_a_group_was_called_before() -> None:
+    """An ordered group and one that is not have each the other's queue as their former one."""
+    topology = Topology("shop")
+    names = [
+        topology.event_group("mail", (), prefetch=1, max_attempts=1, retry_delays=(), ordered=ordered).name or ""
+        for ordered in (False, True)
+    ]
+    assert [former(name) for name in names] == names[::-1]

@@ -75,8 +75,9 @@ def test_secrets_are_not_shown(tmp_path: Path) -> None:
 
 
 def test_the_name_of_a_certificate_is_not_ours_to_claim() -> None:
-    """With ``auth_mechanism=external`` only the broker knows who we are, unless the URL says the name of the certificate too."""
-    assert AmqpSettings.from_url("amqps://h/?auth_mechanism=external").vouched_user is None
+    """With ``auth_mechanism=external`` the URL says the name of the certificate too, which the broker vouches for."""
+    with pytest.raises(ConfigurationError, match="amqps://NAME@host"):
+        AmqpSettings.from_url("amqps://h/?auth_mechanism=external")
     assert AmqpSettings.from_url("amqps://mailer@h/?auth_mechanism=external").vouched_user == "mailer"
     assert AmqpSettings.from_url("amqps://user@h").vouched_user == "user"
 
