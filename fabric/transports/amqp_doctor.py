@@ -13,6 +13,7 @@ from fabric.transports.amqp_facts import Facts, Outcome, QueueFacts, Wanted
 from fabric.transports.amqp_features import MiB
 from fabric.transports.amqp_settings import AmqpSettings
 from fabric.transports.diagnosis import Finding, fail, not_connected, ok, warn
+from fabric.transports.topology import former
 
 _CHANNELS = 32
 _FRAME = 131_072
@@ -43,6 +44,7 @@ def judge(facts: Facts, settings: AmqpSettings, wanted: Wanted) -> list[Finding]
         *_exchanges(facts, settings),
         *_permissions(facts, settings, wanted),
         *_message(facts, wanted),
+        *_journal(facts, settings, wanted),
         *(finding for queue in facts.queues for finding in _queue(queue)),
         *_latency(facts, settings),
         *_left(facts),
@@ -121,13 +123,21 @@ def _predictions(facts: Facts, wanted: Wanted) -> Iterator[Finding]:
     else:
         yield ok("prediction", f"messages: up to {_size(has.max_message)} by default; ours have {_size(wanted.message_bytes)}")
     levels = {
-        "none": "does not order quorum queues by priority: events are handled in the order in which they came",
-        "two": "orders quorum queues by two priorities: high and critical events before others, 2 to 1",
-        "all": "orders quorum queues by all priorities; with many critical events low ones wait",
+        "none": "does not order quorum queues by priority: events are handled in the order in which they came. From 4.0 it would",
+        "two": "orders quorum queues by two priorities, as 4.0 to 4.2 do: high and critical events before others, 2 to 1",
+        "all": "orders quorum queues by all priorities, as from 4.3 on; with many critical events low ones wait",
     }
     yield ok("prediction", f"events: this version {levels[has.quorum_priorities]}")
+    ordered = [queue.name or "" for queue in wanted.queues if queue.single]
+    if ordered and amqp_features.may_wedge(facts.version):
+        yield warn(
+            "prediction",
+            "ordered events: in 4.3.0 to 4.3.5 a quorum queue with a single active consumer can stop delivering after that one"
+            f" was timed out (rabbitmq-server#17317): {', '.join(ordered)}",
+            "upgrade to 4.3.6",
+        )
     if has.refuses_transient:
-        yield ok("prediction", "queues that are neither durable nor exclusive may be refused (541); Fabric declares none")
+        yield ok("prediction", "queues that are neither durable nor exclusive may be refused from 4.3 on; Fabric declares none")
     if has.delivery_limit is not None:
         yield ok(
             "prediction",
@@ -241,6 +251,35 @@ def _message(facts: Facts, wanted: Wanted) -> Iterator[Finding]:
             yield warn("message-size", f"a message of {size} was not confirmed: {facts.message.said}", "is the network slow?")
 
 
+def _journal(facts: Facts, settings: AmqpSettings, wanted: Wanted) -> Iterator[Finding]:
+    name, looked = wanted.topology.journal, facts.journal
+    without = "without it a coordinator that dies is succeeded by one that knows nothing of its runs"
+    match looked.outcome if looked else None:
+        case Outcome.DONE:
+            yield ok("journal", f"the stream {name} is there as a coordinator makes it, or could be made")
+        case Outcome.MISSING:
+            yield ok("journal", f"the stream {name} is not there yet; the coordinator makes it")
+        case Outcome.CONFLICT if looked:
+            yield fail(
+                "journal",
+                f"{name} is not the stream that a coordinator would make: {looked.said}",
+                f"stop the coordinator and delete it (rabbitmqctl delete_queue -p {settings.vhost} {name}): its history is lost",
+            )
+        case Outcome.REFUSED if looked:
+            yield warn(
+                "journal",
+                f"{settings.user} may not {looked.doing}: it needs {looked.needs}; {without}",
+                f"only the coordinator's user needs it; {_PERMISSIONS}",
+            )
+        case Outcome.FAILED if looked:
+            yield fail(
+                "journal",
+                f"{settings.user} can't {looked.doing}: {looked.said}; {without}",
+                "`rabbitmqctl enable_feature_flag stream_queue` where streams are off; or set FABRIC_JOURNAL to a file that"
+                " coordinators share",
+            )
+
+
 def _queue(queue: QueueFacts) -> Iterator[Finding]:
     holds = f"{queue.messages} messages, {queue.consumers} consumers"
     match queue.fits.outcome:
@@ -263,6 +302,12 @@ def _queue(queue: QueueFacts) -> Iterator[Finding]:
             yield fail(
                 "queue", f"{queue.name}: can't be looked at: {queue.fits.said}", "is its leader there? rabbitmqctl list_queues"
             )
+    if queue.former is not None:
+        yield warn(
+            "queue",
+            f"{former(queue.name)}: the group had it before it was ordered, or when it was; {queue.former} messages",
+            f"the next instance of its service moves them to {queue.name} and removes it, once nobody consumes it any more",
+        )
     if queue.dead:
         yield warn(
             "queue",

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from fabric.transports.base import QueueSpec
 from fabric.transports.topology import Topology
 
+COORDINATOR = "coordinator"
+"""The service, and so its user, that keeps the journal."""
+
 
 class Outcome(enum.StrEnum):
     """``REFUSED``: not permitted. ``CONFLICT``: there with other properties. ``MISSING``: not there. ``SKIPPED``: not tried."""
@@ -45,6 +48,7 @@ class QueueFacts:
         fits: whether consuming it will find it as it is expected.
         messages, consumers: now; 0 where it is missing.
         dead: messages in its dead-letter queue.
+        former: messages in the queue that the group had before it was ordered, or when it was; None where there is none.
     """
 
     name: str
@@ -52,6 +56,7 @@ class QueueFacts:
     messages: int = 0
     consumers: int = 0
     dead: int = 0
+    former: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +79,11 @@ class Wanted:
     queues: tuple[QueueSpec, ...] = ()
     message_bytes: int
 
+    @property
+    def journal(self) -> bool:
+        """Whether the coordinators' journal is of concern."""
+        return self.service in ("", COORDINATOR)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
@@ -90,6 +100,7 @@ class Facts:
         impersonation: publishing as somebody else, which should be refused.
         message: of the largest size.
         queues: of the fleet.
+        journal: the stream of the coordinators; where there is none, one that was made to try. None: not looked at.
         left: names that could not be removed again.
     """
 
@@ -107,3 +118,4 @@ class Facts:
     message: Trial
     queues: tuple[QueueFacts, ...]
     left: tuple[str, ...]
+    journal: Trial | None = None

@@ -39,6 +39,12 @@ def parse(version: str) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
+def may_wedge(version: str) -> bool:
+    """Whether a quorum queue with a single active consumer can stop delivering for good (rabbitmq-server#17317)."""
+    found = re.match(r"4\.3\.(\d{1,4})", version)
+    return found is not None and int(found[1]) <= 5
+
+
 def features(version: tuple[int, int]) -> Features:
     return Features(
         max_message=16 * MiB if version >= (4, 0) else 128 * MiB,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import aiormq.exceptions as aiormq
@@ -17,9 +17,10 @@ from pamqp import commands
 
 from fabric.errors import FabricError
 from fabric.transports import amqp_durable, topology
-from fabric.transports.amqp_facts import Facts, Outcome, QueueFacts, Trial, Wanted
+from fabric.transports.amqp_facts import COORDINATOR, Facts, Outcome, QueueFacts, Trial, Wanted
 from fabric.transports.amqp_link import Link
 from fabric.transports.amqp_settings import AmqpSettings
+from fabric.transports.amqp_stream import STREAM_ARGUMENTS
 from fabric.transports.base import QueueSpec
 
 _PINGS = 5
@@ -30,8 +31,8 @@ _INBOX: dict[str, Any] = {"x-max-priority": 3}
 Question = Callable[[Channel], Awaitable[Any]]
 
 
-def _declare(queue: str, arguments: dict[str, Any]) -> Question:
-    return lambda channel: channel.queue_declare(queue, durable=True, arguments=arguments)
+def _declare(queue: str, arguments: Mapping[str, Any]) -> Question:
+    return lambda channel: channel.queue_declare(queue, durable=True, arguments=dict(arguments))
 
 
 def _bind_for_a_moment(queue: str, exchange: str, key: str) -> Question:
@@ -139,6 +140,7 @@ class Probe:
             trials=tuple(self._trials),
             impersonation=impersonation,
             message=message,
+            journal=await self._journal() if self._wanted.journal else None,
             queues=tuple([await self._queue(spec) for spec in self._wanted.queues]),
             left=tuple(left),
         )
@@ -321,14 +323,32 @@ class Probe:
     async def _queue(self, spec: QueueSpec) -> QueueFacts:
         assert spec.name is not None
         name = spec.name
+        before, _, still = await self._count(topology.former(name))
+        former = before if still.outcome is Outcome.DONE else None
         messages, consumers, seen = await self._count(name)
         if seen.outcome is not Outcome.DONE:
-            return QueueFacts(name=name, fits=seen)
+            return QueueFacts(name=name, fits=seen, former=former)
         # Declaring what is there with the same properties changes nothing, and anything else is refused.
         same = _declare(name, amqp_durable.queue_arguments(spec))
         fits = await self._bench.attempt(f"comparing the queue {name!r}", f"configure on {name}", same)
         dead, _, _ = await self._count(amqp_durable.dead_letter_queue(name))
-        return QueueFacts(name=name, fits=fits, messages=messages, consumers=consumers, dead=dead)
+        return QueueFacts(name=name, fits=fits, messages=messages, consumers=consumers, dead=dead, former=former)
+
+    async def _journal(self) -> Trial:
+        """Compared where it is there. Where it is not, another stream shows whether it could be made; to the coordinator's own
+        user, who may make no other, nothing is shown: one that makes it now for itself must not see it removed."""
+        name = self._topology.journal
+        *_, seen = await self._count(name)
+        if seen.outcome is not Outcome.MISSING:
+            return await self._bench.attempt(
+                f"compare the stream {name!r}", f"configure on {name}", _declare(name, STREAM_ARGUMENTS)
+            )
+        if self._wanted.service == COORDINATOR:
+            return seen
+        name = f"{name}.{self._mark}"
+        made = await self._bench.attempt(f"make the stream {name!r}", f"configure on {name}", _declare(name, STREAM_ARGUMENTS))
+        await self._bench.attempt("removing", "", lambda channel: channel.queue_delete(name))
+        return made
 
     async def _count(self, name: str) -> tuple[int, int, Trial]:
         counted = [0, 0]

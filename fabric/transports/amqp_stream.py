@@ -11,7 +11,7 @@ import contextlib
 import logging
 import uuid
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -33,7 +33,7 @@ _WATCH_SECONDS = 2.0
 _PAUSE_SECONDS = 0.5
 _REMEMBERED = 1000
 """Records that may be written twice, because a link was lost, are told by their ids."""
-_ARGUMENTS: dict[str, Any] = {
+STREAM_ARGUMENTS: Mapping[str, Any] = {
     "x-queue-type": "stream",
     "x-max-length-bytes": 256 * 1024 * 1024,
     "x-stream-max-segment-size-bytes": 16 * 1024 * 1024,
@@ -132,7 +132,9 @@ class AmqpStream(Generic[T]):
             channel = await link.channel()
             doing = f"declaring the stream {self._name!r}"
             await link.ask(
-                lambda: channel.queue_declare(self._name, durable=True, arguments=_ARGUMENTS), doing=doing, name=self._name
+                lambda: channel.queue_declare(self._name, durable=True, arguments=dict(STREAM_ARGUMENTS)),
+                doing=doing,
+                name=self._name,
             )
             if self._exchange:
                 await link.ask(lambda: channel.queue_bind(self._name, self._exchange, self._key), doing="binding the stream")

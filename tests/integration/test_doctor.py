@@ -20,6 +20,7 @@ from fabric.transports.amqp import AmqpTransport
 from fabric.transports.amqp_doctor import examine
 from fabric.transports.amqp_facts import Wanted
 from fabric.transports.amqp_settings import AmqpSettings
+from fabric.transports.amqp_stream import AmqpStream
 from fabric.transports.base import QueueSpec
 from fabric.transports.diagnosis import Finding, Level, worst
 from fabric.transports.topology import Topology
@@ -130,7 +131,7 @@ def test_exchanges_that_nobody_may_make(place: Place, private_broker: BrokerNode
     """A user who may not declare exchanges is fine where they exist, and told what to do where they don't."""
     namespace = place.topology.namespace
     name = f"meek-{namespace}"
-    rights = rf"^(amq\..*|{namespace}\.events\..*)$", ".*", ".*"
+    rights = rf"^(amq\..*|{namespace}\.events\..*|{namespace}\.journal.*)$", ".*", ".*"
     with users(private_broker, {name: rights}):
         missing = asyncio.run(place.found(url_of(private_broker, name)))
         asyncio.run(place.fleet_was_here())
@@ -161,6 +162,36 @@ async def test_an_exchange_of_another_kind(place: Place) -> None:
         await channel.exchange_declare(place.topology.events, exchange_type="fanout", durable=True)
     exchanges = of(await place.found(), "exchange")
     assert [finding.level for finding in exchanges if place.topology.events in finding.message] == [Level.FAIL]
+
+
+async def test_the_journal(place: Place) -> None:
+    """A stream that the coordinator can use is fine, there or not; anything else under its name is a failure with advice, and
+    stays as it is."""
+    assert [finding.level for finding in of(await place.found(), "journal")] == [Level.OK]
+    journal = AmqpStream[None](AmqpSettings.from_url(place.node.url), place.topology.journal, lambda offset, body: None)
+    await journal.open()
+    await journal.aclose()
+    (there,) = of(await place.found(), "journal")
+    assert there.level is Level.OK
+    async with aiormq.connect(place.node.url) as connection:
+        channel = await connection.channel()
+        await channel.queue_delete(place.topology.journal)
+        await channel.queue_declare(place.topology.journal, durable=True)
+        (wrong,) = of(await place.found(), "journal")
+        assert wrong.level is Level.FAIL
+        assert f"delete_queue -p / {place.topology.journal}" in wrong.advice
+        (nothing,) = of(await place.found(wanted=replace(place.wanted, service="coordinator", patterns=())), "journal")
+        assert nothing.level is Level.FAIL
+        assert of(await place.found(wanted=replace(place.wanted, service="mailer")), "journal") == []
+
+
+async def test_a_queue_of_before_the_group_was_ordered(place: Place) -> None:
+    """What a group left in its former queue is counted and told, with what becomes of it."""
+    await place.fleet_was_here(place.group)
+    ordered = place.topology.event_group("mailer", ("todo.*",), prefetch=1, max_attempts=3, retry_delays=(0.05,), ordered=True)
+    queues = of(await place.found(wanted=replace(place.wanted, queues=(ordered,))), "queue")
+    assert [finding.level for finding in queues] == [Level.OK, Level.WARN]
+    assert f"{place.group.name}: the group had it before" in queues[1].message
 
 
 async def test_dead_letters_are_told(place: Place) -> None:

@@ -58,14 +58,17 @@ def doctor(
     queues: tuple[QueueSpec, ...] = ()
     if loaded is not None:
         from fabric.coordination.contracts import contracts_of, event_queues
+        from fabric.transports.amqp_facts import COORDINATOR
         from fabric.transports.topology import Topology
 
         contracts = contracts_of(loaded)
         topology = Topology(target.namespace)
         queues = tuple(queue for contract in contracts.values() if contract for queue in event_queues(contract, topology))
-        if service and service not in contracts:
+        if service and service not in (*contracts, COORDINATOR):
             raise UnknownName("service", service, used_by="--service", known=list(contracts))
-        if contract := contracts.get(service):
+        if service == COORDINATOR:
+            patterns = ()
+        elif contract := contracts.get(service):
             patterns = tuple(key for queue in event_queues(contract, topology) for key in queue.keys)
             broadcasts = bool(contract.broadcasts)
 

@@ -202,3 +202,46 @@ def test_not_connected() -> None:
     assert (refused.check, "authenticate_user" in refused.advice) == ("connect", True)
     assert "list_vhosts" in not_connected(ConfigurationError("NOT_ALLOWED - vhost x not found")).advice
     assert not_connected(ConfigurationError("something else")).advice == ""
+
+
+@pytest.mark.parametrize(
+    ("journal", "level", "says"),
+    [
+        (trial(), Level.OK, "is there"),
+        (trial(Outcome.MISSING), Level.OK, "not there yet"),
+        (trial(Outcome.CONFLICT, "inequivalent arg"), Level.FAIL, "delete_queue"),
+        (trial(Outcome.REFUSED, needs="configure on x"), Level.WARN, "configure on x"),
+        (trial(Outcome.FAILED, "541"), Level.FAIL, "stream_queue"),
+    ],
+)
+def test_the_journal(journal: Trial, level: Level, says: str) -> None:
+    """What keeps a coordinator from its journal is a failure with advice, unless another user is the one who needs it."""
+    finding = only("journal", found(journal=journal))
+    assert finding.level is level
+    assert says in finding.message + finding.advice
+
+
+@pytest.mark.parametrize(
+    ("version", "ordered", "told"),
+    [("4.3.5", True, True), ("4.3.0", True, True), ("4.3.6", True, False), ("4.3.5", False, False), ("4.0.5", True, False)],
+)
+def test_versions_in_which_ordered_events_can_stop(version: str, ordered: bool, told: bool) -> None:
+    """A fleet with ordered groups is warned of the versions in which their queues can stop delivering, and only of those."""
+    topology = Topology("fabric")
+    group = topology.event_group("mail", ("#",), prefetch=1, max_attempts=1, retry_delays=(1.0,), ordered=ordered)
+    wanted = Wanted(topology=topology, queues=(group,), message_bytes=MiB)
+    findings = judge(replace(GOOD, version=version), AmqpSettings(), wanted)
+    assert [finding.level for finding in findings if "17317" in finding.message] == [Level.WARN] * told
+
+
+@pytest.mark.parametrize(
+    ("version", "says"),
+    [
+        ("3.10.8", "does not order quorum queues by priority"),
+        ("4.0.5", "two priorities, as 4.0 to 4.2 do"),
+        ("4.3.6", "all priorities, as from 4.3 on"),
+    ],
+)
+def test_what_each_version_does_not_do(version: str, says: str) -> None:
+    """Each tested version is told what it does with priorities, and since when it would do more."""
+    assert any(says in finding.message for finding in found(version=version))
