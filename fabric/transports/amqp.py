@@ -305,6 +305,7 @@ class AmqpTransport:
         message_id: str | None = None,
         expires: float | None = None,
         mandatory: bool = False,
+        answered: bool = False,
         persistent: bool = False,
         delay: float | None = None,
     ) -> None:
@@ -335,6 +336,7 @@ class AmqpTransport:
             message_id=message_id,
             expires=expires,
             mandatory=mandatory,
+            answered=answered,
             persistent=persistent,
         )
 

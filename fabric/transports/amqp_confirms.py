@@ -1,8 +1,9 @@
-"""What is under way on a channel with confirms, and how it ends."""
+"""What is under way on a publishing channel, and how it ends."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from fabric.errors import ConfigurationError, ConnectionLost, FabricError, NoRoute, NotSent
 from fabric.transports import amqp_frames as frames
@@ -73,6 +74,9 @@ class Confirms:
         if sending is not None:
             sending.fail(NoRoute(sending.exchange, sending.key))
 
+    def on_fence(self) -> bool:
+        return False
+
     def on_cancel(self) -> None:
         return
 
@@ -97,3 +101,56 @@ class Confirms:
         self._sendings.clear()
         self._tags.clear()
         return sendings
+
+
+FENCE_SECONDS = 0.01
+"""How long the broker is not asked what it has. Most of what is sent so is answered in that time, and needs no question."""
+
+
+class Fences(Confirms):
+    """The same of a channel without confirms, on which the broker says at once only what it could not deliver.
+
+    It does what comes on a channel in order. So now and then it is asked for something else there, and its answer says that it
+    has all that was sent before the question, but for what it returned.
+
+    Args:
+        ask: writes the question.
+    """
+
+    def __init__(self, ask: Callable[[], None]) -> None:
+        super().__init__()
+        self._ask = ask
+        self._asked_at_tag = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, sending: Sending) -> None:
+        super().add(sending)
+        if self._timer is None and not self._asked_at_tag:
+            self._timer = asyncio.get_running_loop().call_later(FENCE_SECONDS, self.look)
+
+    def look(self) -> None:
+        """Ask, if somebody waits to know."""
+        self._forget_timer()
+        for tag in [tag for tag, sending in self._sendings.items() if sending.done.done()]:
+            del self._tags[self._sendings.pop(tag).id]
+        if self._sendings and not self._asked_at_tag and not self.is_closed:
+            self._asked_at_tag = self._tag
+            self._ask()
+
+    def on_fence(self) -> bool:
+        tag, self._asked_at_tag = self._asked_at_tag, 0
+        if not tag:
+            return False
+        self.on_confirm(tag, multiple=True, taken=True)
+        if self._sendings:
+            self._timer = asyncio.get_running_loop().call_later(FENCE_SECONDS, self.look)
+        return True
+
+    def _take_all(self) -> list[Sending]:
+        self._forget_timer()
+        return super()._take_all()
+
+    def _forget_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -27,6 +27,7 @@ LONG = struct.Struct(">I")
 LONG_LONG = struct.Struct(">Q")
 _CONTENT_HEAD = struct.Struct(">BHIHHQ")
 _ACK = struct.Struct(">BHIHHQBB")
+_QOS = struct.Struct(">BHIHHIHBB")
 _INT64 = struct.Struct(">q")
 _DOUBLE = struct.Struct(">d")
 _SHORT = struct.Struct(">H")
@@ -36,6 +37,7 @@ DELIVER = (60 << 16) | 60
 RETURN = (60 << 16) | 50
 ACK = (60 << 16) | 80
 NACK = (60 << 16) | 120
+QOS_OK = (60 << 16) | 11
 CANCEL = (60 << 16) | 30
 CHANNEL_CLOSE = (20 << 16) | 40
 CONNECTION_CLOSE = (10 << 16) | 50
@@ -128,6 +130,11 @@ def publish(method: bytes, channel: int, frame_max: int, properties: bytes, body
 def ack(channel: int, tag: int, *, multiple: bool = False) -> bytes:
     """``multiple``: all before it too."""
     return _ACK.pack(METHOD, channel, 13, BASIC, 80, tag, 1 if multiple else 0, 0xCE)
+
+
+def qos(channel: int) -> bytes:
+    """Asks for nothing that a channel without consumers would notice."""
+    return _QOS.pack(METHOD, channel, 11, BASIC, 10, 0, 1, 0, 0xCE)
 
 
 def nack(channel: int, tag: int, *, requeue: bool) -> bytes:

@@ -274,6 +274,9 @@ class Intake:
     def on_confirm(self, tag: int, *, multiple: bool, taken: bool) -> None:
         return
 
+    def on_fence(self) -> bool:
+        return False
+
     def on_cancel(self) -> None:
         self._end("the broker cancelled it: its queue was deleted or moved")
 

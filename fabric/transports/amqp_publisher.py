@@ -12,7 +12,7 @@ from aiormq.channel import Channel
 from fabric.errors import FabricError, NotSent, PayloadTooLarge, TransportClosed
 from fabric.tasks import Tasks
 from fabric.transports import amqp_frames as frames
-from fabric.transports.amqp_confirms import Confirms, Sending
+from fabric.transports.amqp_confirms import Confirms, Fences, Sending
 from fabric.transports.amqp_link import Link
 from fabric.transports.amqp_settings import AmqpSettings
 from fabric.transports.headers import check_key, checked_headers
@@ -62,6 +62,7 @@ class Publisher:
         self._ids = MessageIds()
         self._tasks = Tasks("amqp publisher")
         self._confirmed: _Outlet | None = None
+        self._fenced: _Outlet | None = None
         self._posts: _Outlet | None = None
         self._link: Link | None = None
         self._live = False
@@ -81,8 +82,10 @@ class Publisher:
         """
         self._link = link
         await self._open_confirmed(link)
+        await self._open_fenced(link)
         await self._open_posts(link)
         self._tasks.start(self._keep(link, self._keep_confirmed), "keep confirmed")
+        self._tasks.start(self._keep(link, self._keep_fenced), "keep fenced")
         self._tasks.start(self._keep(link, self._keep_posts), "keep posts")
 
     def resume(self) -> None:
@@ -99,14 +102,19 @@ class Publisher:
 
     def _usable(self) -> bool:
         link = self._link
-        outlet = self._confirmed
-        if not self._live or link is None or outlet is None or outlet.lane.is_closed:
+        if not self._live or link is None or link.blocked is not None or link.wire.paused:
             return False
-        return link.blocked is None and not link.wire.paused
+        confirmed, fenced = self._confirmed, self._fenced
+        return confirmed is not None and fenced is not None and not confirmed.lane.is_closed and not fenced.lane.is_closed
 
     async def _open_confirmed(self, link: Link) -> None:
         lane = Confirms()
         self._confirmed = _Outlet(link, await link.channel(lane, confirms=True), lane)
+
+    async def _open_fenced(self, link: Link) -> None:
+        lane = Fences(lambda: link.wire.write(frames.qos(channel.number)))
+        channel = await link.channel(lane)
+        self._fenced = _Outlet(link, channel, lane)
 
     async def _open_posts(self, link: Link) -> None:
         lane = Confirms()
@@ -116,6 +124,12 @@ class Publisher:
         while self._confirmed is not None and await _closed(self._confirmed.lane, link):
             self.refresh()
             await self._open_confirmed(link)
+            self.refresh()
+
+    async def _keep_fenced(self, link: Link) -> None:
+        while self._fenced is not None and await _closed(self._fenced.lane, link):
+            self.refresh()
+            await self._open_fenced(link)
             self.refresh()
 
     async def _keep_posts(self, link: Link) -> None:
@@ -131,10 +145,11 @@ class Publisher:
 
     def detach(self, reason: str) -> None:
         """What is under way fails: nobody knows whether it arrived. What waits goes on waiting for the next link."""
-        if self._confirmed is not None:
-            self._confirmed.lane.lose(reason)
+        for outlet in (self._confirmed, self._fenced):
+            if outlet is not None:
+                outlet.lane.lose(reason)
         self._live = False
-        self._link = self._confirmed = self._posts = None
+        self._link = self._confirmed = self._fenced = self._posts = None
         self._open.clear()
 
     async def aclose(self) -> None:
@@ -159,6 +174,7 @@ class Publisher:
         expires: float | None,
         mandatory: bool,
         persistent: bool,
+        answered: bool = False,
         own_headers: Mapping[str, Any] | None = None,
     ) -> None:
         """As ``Transport.send``. ``own_headers`` are ours, whose names are reserved."""
@@ -170,7 +186,7 @@ class Publisher:
             await self._wait_open(deadline, len(body))
         if self._closed:
             raise TransportClosed("the transport is closed")
-        outlet = self._confirmed
+        outlet = self._fenced if answered and mandatory else self._confirmed
         assert outlet is not None
         id = f"{ATTEMPT_MARK}{self._ids.next()}"
         properties = frames.properties(

@@ -28,6 +28,10 @@ class Lane(Protocol):
         """The broker has taken (or refused) the publish ``tag``, and all before it if ``multiple``."""
         ...
 
+    def on_fence(self) -> bool:
+        """The broker has done all that came before a question on this channel. False: the question was another's."""
+        ...
+
     def on_cancel(self) -> None:
         """The broker ended the consumer."""
         ...
@@ -200,6 +204,8 @@ class Wire(asyncio.StreamReaderProtocol):
             (tag,) = frames.LONG_LONG.unpack_from(data, start)
             lane.on_confirm(tag, multiple=bool(data[start + 8] & 1), taken=method == frames.ACK)
             return True
+        if method == frames.QOS_OK:
+            return lane.on_fence()
         if method == frames.CANCEL:
             lane.on_cancel()
         elif method == frames.CHANNEL_CLOSE:

@@ -269,6 +269,7 @@ class Transport(Protocol):
         message_id: str | None = None,
         expires: float | None = None,
         mandatory: bool = False,
+        answered: bool = False,
         persistent: bool = False,
         delay: float | None = None,
     ) -> None:
@@ -282,6 +283,8 @@ class Transport(Protocol):
                 begin with ``x-`` are the broker's.
             expires: seconds after which the broker may drop it undelivered; counts until its first delivery.
             mandatory: fail with ``NoRoute`` when no queue takes it.
+            answered: whoever gets it will answer, so that it was taken may be told some milliseconds late, which costs less;
+                ``NoRoute`` is told as soon as ever. Only with ``mandatory``. What is sent after it may overtake it.
             persistent: on disk, for durable queues.
             message_id: names the message for receivers; may repeat.
             delay: seconds for which the broker keeps it first, above 0 and at most seven days; then it is routed as if it was

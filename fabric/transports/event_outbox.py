@@ -108,8 +108,9 @@ class EventOutbox:
         self._waiting_bytes -= len(event.data)
 
     def _forget(self, lane: _Lane) -> None:
-        if not lane.events and not lane.under_way and not lane.due:
-            self._lanes.pop((lane.key, lane.priority), None)
+        place = lane.key, lane.priority
+        if not lane.events and not lane.under_way and not lane.due and self._lanes.get(place) is lane:
+            del self._lanes[place]
 
     def _expire(self, event: _Event) -> None:
         if event.done.done():

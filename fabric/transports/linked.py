@@ -121,6 +121,7 @@ class LinkedTransport:
         message_id: str | None = None,
         expires: float | None = None,
         mandatory: bool = False,
+        answered: bool = False,
         persistent: bool = False,
         delay: float | None = None,
     ) -> None:

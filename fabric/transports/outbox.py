@@ -3,6 +3,9 @@
 While one body of a lane is under way the next fills, so a lane adapts by itself: alone a message leaves in the same loop
 turn, under load a body carries hundreds. A message is never held back to wait for company.
 
+A message that is the only one under way is answered soon, or nothing waits behind it: that the broker has it need not be
+confirmed at once.
+
 While the link is down, what waits stays here, so that what its sender has given up by then provably never leaves.
 """
 
@@ -80,6 +83,9 @@ class Outbox:
         self._sent, self._failed = sent, failed
         self._max_batch, self._max_waiting = min(max_batch_bytes, transport.max_body), max_waiting_bytes
         self._lanes: dict[tuple[str, str, Priority], _Lane] = {}
+        self._under_way = 0
+        self._lone: Parcel | None = None
+        self._lone_task: asyncio.Task[None] | None = None
         self._tasks = Tasks("outbox")
         self._closed = False
         self._unwatch = transport.watch(self._link_changed)
@@ -123,10 +129,25 @@ class Outbox:
         bodies, parcels = self._take(lane)
         if not bodies:
             lane.busy = False
-            self._lanes.pop((lane.exchange, lane.key, lane.priority), None)
+            self._forget(lane)
             return
+        if len(bodies) == 1 and not lane.items and not self._under_way and (self._lone is None or not self._lone.wanted):
+            lane.busy = False
+            self._forget(lane)
+            self._start_lone(lane, bodies[0], parcels)
+            return
+        self._under_way += 1
         body, content_type = (bodies[0], MSGPACK) if len(bodies) == 1 else (batch.join(bodies), batch.BATCH)
-        self._tasks.start(self._send(lane, body, content_type, parcels), lane.key)
+        self._tasks.start(self._send_on(lane, body, content_type, parcels), lane.key)
+
+    def _start_lone(self, lane: _Lane, body: bytes, parcels: Sequence[Parcel]) -> None:
+        if self._lone_task is not None:
+            self._lone_task.cancel()  # the one before has its answer, and needs no other proof that it arrived
+        self._lone = parcels[0]
+        self._lone_task = self._tasks.start(self._send(lane, body, MSGPACK, parcels, answered=True), lane.key)
+
+    def _forget(self, lane: _Lane) -> None:
+        self._lanes.pop((lane.exchange, lane.key, lane.priority), None)
 
     def _refuse(self, lane: _Lane) -> None:
         self._lanes.pop((lane.exchange, lane.key, lane.priority), None)
@@ -150,7 +171,15 @@ class Outbox:
         del lane.items[:taken]
         return bodies, parcels
 
-    async def _send(self, lane: _Lane, body: bytes, content_type: str, parcels: Sequence[Parcel]) -> None:
+    async def _send_on(self, lane: _Lane, body: bytes, content_type: str, parcels: Sequence[Parcel]) -> None:
+        """And then what came meanwhile."""
+        try:
+            await self._send(lane, body, content_type, parcels, answered=False)
+        finally:
+            self._under_way -= 1
+            self._flush(lane)
+
+    async def _send(self, lane: _Lane, body: bytes, content_type: str, parcels: Sequence[Parcel], *, answered: bool) -> None:
         last = parcels[0].deadline if len(parcels) == 1 else max(parcel.deadline for parcel in parcels)
         left = max(last - asyncio.get_running_loop().time(), 0.001)
         try:
@@ -163,6 +192,7 @@ class Outbox:
                 content_type=content_type,
                 expires=left,
                 mandatory=True,
+                answered=answered,
             )
         except FabricError as error:
             self._failed(parcels, error)
@@ -171,8 +201,6 @@ class Outbox:
             raise
         else:
             self._sent(parcels)
-        finally:
-            self._flush(lane)
 
     async def aclose(self) -> None:
         """Refuse what waits, and stop waiting for the confirms of what has left. Idempotent."""

@@ -190,3 +190,14 @@ async def test_defaults_arrive(backend: Backend) -> None:
     got = await inbox.next()
     assert (got.body, got.content_type, got.priority, got.message_id) == (b"", "application/msgpack", Priority.NORMAL, None)
     assert dict(got.headers) == {}
+
+
+async def test_what_is_answered_is_told_too(backend: Backend) -> None:
+    """M5 (MassTransit#2229): where the confirm of a request may come late, it comes; without a receiver NoRoute comes at once."""
+    topology, link, inbox = backend.topology, await backend.transport(), Inbox()
+    await link.consume(topology.requests("here"), inbox, timeout=TIMEOUT)
+    for number in range(3):
+        await link.send(topology.rpc, "here", b"%d" % number, timeout=TIMEOUT, mandatory=True, answered=True)
+        with pytest.raises(NoRoute):
+            await link.send(topology.rpc, "nowhere", b"lost", timeout=TIMEOUT, mandatory=True, answered=True)
+    assert await inbox.bodies(3) == [b"0", b"1", b"2"]

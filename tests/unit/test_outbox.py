@@ -42,6 +42,7 @@ class Sending:
     content_type: str
     expires: float | None
     mandatory: bool
+    answered: bool
     end: asyncio.Future[None]
 
     @property
@@ -91,11 +92,12 @@ class HandTransport:
         message_id: str | None = None,
         expires: float | None = None,
         mandatory: bool = False,
+        answered: bool = False,
         persistent: bool = False,
         delay: float | None = None,
     ) -> None:
         end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.sendings.append(Sending(exchange, key, body, timeout, priority, content_type, expires, mandatory, end))
+        self.sendings.append(Sending(exchange, key, body, timeout, priority, content_type, expires, mandatory, answered, end))
         await end
 
     async def connect(self, *, timeout: float) -> None:
@@ -187,22 +189,75 @@ async def desk() -> Desk:
 
 
 async def test_one_body_of_a_lane_is_under_way_while_the_next_fills(desk: Desk) -> None:
-    """The first message leaves alone and at once; what comes meanwhile leaves together when it has arrived, in order."""
+    """Messages leave at once; what comes while a body is to be confirmed leaves together when it has arrived, in order."""
+    desk.put(b"0")
+    await settle()
     first = desk.put(b"1")
     await settle()
     for data in (b"2", b"3", b"4"):
         desk.put(data)
         await settle()
-    assert [sending.parts for sending in desk.transport.sendings] == [[b"1"]]
-    assert desk.transport.sendings[0].content_type == MSGPACK
+    assert [sending.parts for sending in desk.transport.sendings] == [[b"0"], [b"1"]]
+    assert desk.transport.sendings[1].content_type == MSGPACK
     assert first.left
-    desk.transport.sendings[0].end.set_result(None)
+    desk.transport.sendings[1].end.set_result(None)
     await settle()
-    assert [sending.parts for sending in desk.transport.sendings] == [[b"1"], [b"2", b"3", b"4"]]
-    assert desk.transport.sendings[1].content_type == batch.BATCH
+    assert [sending.parts for sending in desk.transport.sendings] == [[b"0"], [b"1"], [b"2", b"3", b"4"]]
+    assert desk.transport.sendings[2].content_type == batch.BATCH
     assert desk.told == [(first, "sent")]
     await desk.confirm()
-    assert [how for _, how in desk.told] == ["sent"] * 4
+    assert [how for _, how in desk.told] == ["sent"] * 5
+
+
+async def test_only_a_lone_message_need_not_be_confirmed_at_once(desk: Desk) -> None:
+    """What is the only message under way goes without a prompt confirm; another one meanwhile, or several, go with it."""
+    lone = desk.put(b"1")
+    await settle()
+    desk.put(b"2", key="other")
+    await settle()
+    assert [(sending.parts, sending.answered) for sending in desk.transport.sendings] == [([b"1"], True), ([b"2"], False)]
+    lone.wanted = False
+    desk.put(b"3")
+    await settle()
+    assert not desk.transport.sendings[-1].answered, "another body is to be confirmed"
+    await desk.confirm()
+    desk.put(b"4")
+    desk.put(b"5")
+    await settle()
+    assert not desk.transport.sendings[-1].answered, "two in one body"
+    await desk.confirm()
+    desk.put(b"6")
+    await settle()
+    assert desk.transport.sendings[-1].answered
+    await desk.confirm()
+
+
+async def test_an_answer_is_the_best_confirm(desk: Desk) -> None:
+    """Lone messages one after the other: nobody waits for the confirm of one that has its answer."""
+    letters = []
+    for number in range(5):
+        letters.append(desk.put(b"%d" % number))
+        await settle()
+        letters[-1].wanted = False
+    assert all(sending.answered for sending in desk.transport.sendings)
+    assert [sending.end.cancelled() for sending in desk.transport.sendings] == [True, True, True, True, False]
+    assert desk.told == []
+    await desk.confirm()
+    assert not desk.outbox._lanes
+
+
+async def test_a_lone_message_that_can_not_be_delivered(desk: Desk) -> None:
+    """M5 (MassTransit#2229): what becomes of a lone message is told as of any other."""
+    letter = desk.put(b"1", key="gone")
+    await settle()
+    desk.transport.sendings[0].end.set_exception(NoRoute("rpc", "gone"))
+    await settle()
+    assert desk.told == [(letter, "NoRoute")]
+    again = desk.put(b"2")
+    await settle()
+    assert desk.transport.sendings[1].answered is False, "nobody has answered the first yet"
+    await desk.confirm()
+    assert desk.told_of(again) == ["sent"]
 
 
 async def test_lanes_do_not_wait_for_each_other(desk: Desk) -> None:
@@ -334,6 +389,7 @@ async def test_without_a_link_everything_waits(desk: Desk, state: LinkState) -> 
 async def test_a_link_that_comes_and_goes_while_a_body_is_under_way(desk: Desk) -> None:
     """Reconnects meanwhile neither start a second body of the lane nor strand what waits behind."""
     desk.put(b"1")
+    desk.put(b"1b")
     await settle()
     desk.transport.turn(LinkState.RECONNECTING)
     waiting = desk.put(b"2")
@@ -388,8 +444,8 @@ Step = tuple[str, int, int]
     st.integers(50, 600),
 )
 def test_any_history(steps: list[Step], max_batch_bytes: int) -> None:
-    """Through any mix of puts, drops, ends, losses and outages: order holds in each lane, bodies keep the limit, one is under
-    way for each lane, and every message ends once: sent, failed, or dropped before it left."""
+    """Through any mix of puts, drops, ends, losses and outages: order holds in each lane, bodies keep the limit, one is to be
+    confirmed for each lane, and every message that is wanted ends once: sent or failed."""
     asyncio.run(history(steps, max_batch_bytes))
 
 
@@ -422,7 +478,7 @@ async def history(steps: list[Step], max_batch_bytes: int) -> None:
                 desk.transport.turn(LinkState.READY)
         if which % 2:
             await settle()
-        busy = [(sending.key, sending.priority) for sending in desk.under_way]
+        busy = [(sending.key, sending.priority) for sending in desk.under_way if not sending.answered]
         assert len(busy) == len(set(busy)), "two bodies of one lane are under way"
     desk.transport.turn(LinkState.READY)
     await desk.confirm()
@@ -432,7 +488,8 @@ async def history(steps: list[Step], max_batch_bytes: int) -> None:
         bodies = [s.parts for s in desk.transport.sendings if (s.key, s.priority) == (key, priority)]
         assert [part for parts in bodies for part in parts] == [letter.data for letter in put if letter.left]
     for letter in letters:
-        assert len(desk.told_of(letter)) == (1 if letter.left else 0)
+        assert len(desk.told_of(letter)) <= (1 if letter.left else 0)
+        assert desk.told_of(letter) or not letter.left or not letter.wanted, "only what is wanted no more is told nothing"
         assert letter.left or not letter.wanted
     assert not desk.outbox._lanes
     await desk.outbox.aclose()

@@ -127,6 +127,13 @@ def test_a_table_of_pamqp() -> None:
     }
 
 
+def test_a_question_that_changes_nothing() -> None:
+    """pamqp reads it as a prefetch for new consumers of the channel, of which a publishing one has none."""
+    [(channel, frame)] = unmarshal(frames.qos(7))
+    assert (channel, type(frame)) == (7, commands.Basic.Qos)
+    assert dict(frame) == {"prefetch_size": 0, "prefetch_count": 1, "global_": False}
+
+
 @pytest.mark.parametrize("frame", [frames.ack(7, 2**40), frames.nack(7, 2**40, requeue=True)])
 def test_settling(frame: bytes) -> None:
     """Acks and nacks name their channel and tag."""
