@@ -33,6 +33,7 @@ from fabric.tasks import Tasks
 from fabric.transports import topology
 from fabric.transports.base import Consumer, Delivery, LinkEvent, LinkState
 from fabric.wire import batch
+from fabric.wire.codec import MSGPACK
 from fabric.wire.message import MessageIds
 
 _log = logging.getLogger("fabric.agent")
@@ -344,21 +345,27 @@ class Agent:
         """In order and confirmed. One that finds no coordinator is dropped: a new leader asks everybody anew."""
         limit = self._policy.report_timeout
         while True:
-            report = await self._reports.get()
+            reports = [await self._reports.get()]
+            while not self._reports.empty():  # what came meanwhile goes at once, and not after one more confirm each
+                reports.append(self._reports.get_nowait())
+            bodies = [report_message(report, self._vote_valid_for, id=self._ids.next()) for report in reports]
+            lone = len(bodies) == 1
             try:
                 await self._hub.transport.send(
                     self._hub.topology.control,
                     topology.vote(self._name),
-                    report_message(report, self._vote_valid_for, id=self._ids.next()),
+                    bodies[0] if lone else batch.join(bodies),
                     timeout=limit,
+                    content_type=MSGPACK if lone else batch.BATCH,
                     mandatory=True,
                 )
             except NoRoute:
-                _log.debug("no coordinator takes the report %s", type(report).__name__)
+                _log.debug("no coordinator takes the reports %s", _kinds(reports))
             except FabricError as error:
-                _log.warning("%s could not report %s: %s", self._hub.instance, type(report).__name__, error)
+                _log.warning("%s could not report %s: %s", self._hub.instance, _kinds(reports), error)
             finally:
-                self._reports.task_done()
+                for _ in reports:
+                    self._reports.task_done()
 
     def _turn(self, to: InstanceState, reason: str = "") -> None:
         self._life.advance(to, reason)
@@ -407,3 +414,7 @@ class Agent:
         await self._tasks.aclose()
         if self._served is not None:
             await self._served.aclose()
+
+
+def _kinds(reports: Sequence[Report]) -> str:
+    return ", ".join(type(report).__name__ for report in reports)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from fabric.coordination.journal import Entry, Journal
 from fabric.errors import FabricError
@@ -56,28 +56,39 @@ class JournalWriter:
         self._journal, self._engine, self._failed = journal, engine, failed
         self._held: dict[tuple[str, str], Entry] = {}
 
-    async def append(self, event: Event, now: float) -> None:
-        """Returns when the event is safe, or need not be.
+    async def append(self, entries: Sequence[Entry]) -> None:
+        """Returns when the events are safe, or need not be.
+
+        The engine does not know of the first of them yet when the last one is looked at, so all after one that changes something
+        are written.
 
         Raises:
             StaleCommand: somebody else leads.
-            FabricError: it is unknown whether it is safe.
+            FabricError: it is unknown whether they are safe.
         """
         engine = self._engine()
-        if changes_nothing(engine, event, now):
-            if isinstance(event, Vote) and event.service in engine.services:
-                self._held.pop((event.service, event.instance), None)
-                self._held[event.service, event.instance] = (event, now)
+        quiet = 0
+        while quiet < len(entries) and changes_nothing(engine, *entries[quiet]):
+            self._hold(engine, entries[quiet])
+            quiet += 1
+        if quiet == len(entries):
             return
+        event, now = entries[quiet]
         first = isinstance(event, RunRequested) and begins_anew(engine)
         before = [(LeadershipTaken(epoch=engine.epoch), now)] if first else self._held.values()
-        entries = [*before, (event, now)]
+        written = [*before, *entries[quiet:]]
         self._held.clear()
         try:
-            await self._journal.append(entries, first=first)
+            await self._journal.append(written, first=first)
         except FabricError as error:
             self._failed(error)
             raise
+
+    def _hold(self, engine: Engine, entry: Entry) -> None:
+        event, _ = entry
+        if isinstance(event, Vote) and event.service in engine.services:
+            self._held.pop((event.service, event.instance), None)
+            self._held[event.service, event.instance] = entry
 
 
 def begins_anew(engine: Engine) -> bool:

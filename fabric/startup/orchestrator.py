@@ -43,6 +43,8 @@ from fabric.startup.plan import make_plan
 from fabric.startup.profile import StartupProfile
 from fabric.startup.stages import RunOptions, StartupStage
 
+_MOST_AT_ONCE = 256
+"""Events that are written down together: what came while the journal was written need not wait once more for each."""
 Watch = Callable[[Progress], None]
 """Called in the event loop at each change that a user sees. Must not block or raise."""
 
@@ -295,10 +297,13 @@ class StartupOrchestrator:
     async def _work(self) -> None:
         try:
             while True:
-                event, now = await self._inbox.get()
+                entries = [await self._inbox.get()]
+                while not self._inbox.empty() and len(entries) < _MOST_AT_ONCE:
+                    entries.append(self._inbox.get_nowait())
                 if self._journal is not None:
-                    await self._journal.append(event, now)
-                self._handle(event, now)
+                    await self._journal.append(entries)
+                for event, now in entries:
+                    self._handle(event, now)
         except FabricError as error:
             self._give_up(error)
         except Exception as error:

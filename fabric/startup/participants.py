@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from fabric.startup.events import Command, Event
@@ -38,10 +38,10 @@ class Participants(Protocol):
 class Journal(Protocol):
     """Where events are kept before anything is done about them, so that a successor can go on from there."""
 
-    async def append(self, event: Event, now: float) -> None:
-        """Returns when the event is safe. Entries keep the order in which they were handed in.
+    async def append(self, entries: Sequence[tuple[Event, float]]) -> None:
+        """Returns when these events, with their times, are safe. Entries keep the order in which they were handed in.
 
         Raises:
-            FabricError: it is not safe; nothing may be done about the event then.
+            FabricError: they are not all safe; nothing may be done about any of them then.
         """
         ...

@@ -133,7 +133,7 @@ class Takeovers(RuleBasedStateMachine):
         if candidate.engine is None or candidate.writer is None:
             return
         try:
-            now_done(candidate.writer.append(event, self.now))
+            now_done(candidate.writer.append([(event, self.now)]))
         except StaleCommand:
             assert now_done(candidate.journal.leader()).epoch > candidate.epochs[-1]
             candidate.engine = None

@@ -12,13 +12,14 @@ import pytest
 
 from benchmarks import __main__ as commands
 from benchmarks import memory, plan, report, topologies
+from benchmarks.gates import Member, fleet, overheads
 from benchmarks.hubs import called_by, service_of
 from benchmarks.load import closed, open_loop, quantile
 from benchmarks.measure import Result, Table, medians, ratio, spread
 from benchmarks.plot import bars, lines
 from benchmarks.targets import TARGETS, against_targets, kept
 from benchmarks.waits import FLEET, WAITS, with_waits
-from fabric.coordination.fleet import load_fleet
+from fabric.coordination.fleet import load_fleet, parse_fleet
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 1.0), (0.5, 51.0), (0.99, 100.0), (1.0, 100.0)])
@@ -186,3 +187,15 @@ def test_an_unknown_name_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     monkeypatch.setattr("sys.argv", ["benchmarks", "nothing"])
     assert commands.main() == 2
     assert "rpc, latency, events" in capsys.readouterr().err
+
+
+def test_a_gate_counts_from_its_last_vote_to_the_last_command_behind_it() -> None:
+    """Of each gate one number; the votes and commands in between do not shorten it."""
+    text, stages = fleet(3, 2)
+    assert [stage.health_gate.required for stage in parse_fleet(text, "f.yaml").stages] == [tuple(stage) for stage in stages]
+    members: dict[str, Member] = {}
+    for at, name in enumerate(name for stage in stages for name in stage):
+        member: Member = type("Named", (Member,), {"name": name})()
+        members[name] = member
+        member.told, member.voted = float(at), at + 0.5
+    assert overheads(members, stages) == [1.5, 1.5]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import pytest
@@ -113,11 +113,11 @@ class ListJournal:
         self.entries: list[tuple[Event, float]] = []
         self.broken = False
 
-    async def append(self, event: Event, now: float) -> None:
+    async def append(self, entries: Sequence[tuple[Event, float]]) -> None:
         await asyncio.sleep(0)
         if self.broken:
             raise NotSent("the journal is away")
-        self.entries.append((event, now))
+        self.entries.extend(entries)
 
 
 @pytest.fixture
@@ -234,10 +234,11 @@ async def test_s2_successor_goes_on_from_any_record(clock: VirtualClock, broken:
         fleet.broken.update(broken)
 
         class Killed(ListJournal):
-            async def append(self, event: Event, now: float) -> None:
-                if len(self.entries) == after:
-                    raise NotSent("killed")
-                await super().append(event, now)
+            async def append(self, entries: Sequence[tuple[Event, float]]) -> None:
+                for entry in entries:
+                    if len(self.entries) == after:
+                        raise NotSent("killed")
+                    await super().append([entry])
 
         journal = Killed()
         first = orchestrate(clock, fleet, *services, journal=journal, epoch=1)
