@@ -9,6 +9,7 @@ import pytest
 
 from fabric.errors import TopologyConflict
 from fabric.transports.amqp import AmqpTransport
+from fabric.transports.amqp_stream import AmqpStream
 from fabric.transports.base import Delivery, ExchangeKind, ExchangeSpec, LinkEvent, LinkState, QueueSpec
 from fabric.transports.topology import Topology
 from tests.brokers.inbox import Inbox
@@ -78,12 +79,20 @@ async def test_everything_is_declared_without_a_refusal(amqp: AmqpBackend) -> No
         topology.discoveries("up.service.#"),
         QueueSpec(name=None, ack=True, prefetch=1),
         group(topology),
+        topology.event_group("clerk", ("order.*",), prefetch=1, max_attempts=3, retry_delays=(0.05,), ordered=True),
     ):
         await transport.consume(spec, inbox, timeout=5)
     await transport.send(topology.events, "todo.made", b"event", timeout=5, mandatory=True, persistent=True)
     await (await inbox.next()).retry("declares the delay queue")
     await (await inbox.next()).reject("uses the dead-letter queue")
     assert len(await transport.dead_letters(group(topology).name or "", limit=10, timeout=5)) == 1
+    await transport.send(topology.events, "todo.made", b"later", timeout=5, delay=0.1)
+    await inbox.next(lambda delivery: delivery.body == b"later")
+    journal = AmqpStream[None](transport.settings, topology.journal, lambda offset, body: None)
+    await journal.open()
+    await journal.append(b"record", timeout=5)
+    await journal.aclose()
+    await amqp.delete_queue(topology.journal)
     assert transport.epoch == 1
     assert not transport.counts["consumer-refused"]
 

@@ -61,7 +61,9 @@ async def test_amqp_heartbeats_notice_what_no_ping_looks_for(amqp: AmqpBackend) 
     events: Inbox[LinkEvent] = Inbox()
     transport.watch(events)
     await amqp.pause(transport)
+    began = time.monotonic()
     await events.next(reconnecting)
+    assert time.monotonic() - began < 8, "three beats and one, which at the default of 10 s are 33 s"
 
 
 async def test_a_busy_link_that_only_consumes_is_not_taken_for_dead(amqp: AmqpBackend) -> None:
@@ -193,7 +195,7 @@ async def test_two_hundred_links_come_back_with_jitter(amqp: AmqpBackend) -> Non
     came = sorted(at - began for at in proxy.accepted)
     assert came[-1] - came[0] > 2, "they came in one wave"
     busiest = max(sum(1 for at in came if start <= at < start + 0.5) for start in came)
-    assert busiest <= len(fleet), f"{busiest} of {len(came)} connections within half a second"
+    assert busiest < len(came) / 3, f"{busiest} of {len(came)} connections within half a second"
 
 
 async def test_closing_hands_over_what_was_posted(amqp: AmqpBackend) -> None:
