@@ -25,6 +25,10 @@ from fabric import Service, rpc
 class Store(Service):
     name = "store"
 
+    async def start(self) -> None:
+        if os.environ.get("MADE") == "nonsense":
+            raise ValueError("MADE is not a version: nonsense")
+
     @rpc(idempotent=True)
     async def which(self) -> list:
         return [os.environ.get("MADE", "old"), os.getpid()]
@@ -45,7 +49,7 @@ class Web(Service):
 FLEET = """\
 name: shop
 services:
-  store: {run: "shop:STORE", critical: true, instances: 2, env: {MADE: "WHAT"}}
+  store: {STORE, critical: true, instances: 2, env: {MADE: "WHAT"}}
   web: {run: "shop:Web", critical: true, dependencies: [store]}
 """
 
@@ -58,7 +62,7 @@ class Yard(Shop):
         (root / "shop.py").write_text(SERVICES)
         self.say("old")
 
-    def say(self, made: str, store: str = "Store") -> None:
+    def say(self, made: str, store: str = 'run: "shop:Store"') -> None:
         (self.root / "fleet.yaml").write_text(FLEET.replace("STORE", store).replace("WHAT", made))
 
     @property
@@ -119,15 +123,24 @@ def test_a_rolling_restart(yard: Yard) -> None:
     assert json.loads(yard.run("status", "--json").stdout)["state"] == "up"
 
 
-def test_a_broken_version_is_taken_back(yard: Yard) -> None:
-    """S13 (nomad#3836): a class that can't start is replaced by what ran before, with the reason; the second instance is never
-    touched, and no idempotent call has failed."""
+@pytest.mark.parametrize(
+    ("made", "store", "reason"),
+    [
+        ("new", 'run: "shop:Broken"', "no such table: stock"),
+        ("nonsense", 'run: "shop:Store"', "MADE is not a version: nonsense"),
+        ("new", 'command: [python, -c, "raise SystemExit(9)"]', "exited with code 9"),
+    ],
+    ids=["code", "configuration", "command"],
+)
+def test_a_broken_version_is_taken_back(yard: Yard, made: str, store: str, reason: str) -> None:
+    """S13 (nomad#3836): a class that can't start, a configuration that it refuses and a command that ends are replaced by what
+    ran before, with the reason; the second instance is never touched, and no idempotent call has failed."""
     before = yard.stores
-    yard.say("new", store="Broken")
+    yard.say(made, store)
     ran, answers, failures = called_meanwhile(yard, "store", "restart", "store", "--rolling", "--stable-for", "0.3")
     assert ran.returncode == ExitCode.FAILED
     assert ran.stdout.startswith("reverted, 0 instances of store replaced: ")
-    assert "no such table: stock" in ran.stdout
+    assert reason in ran.stdout
     assert failures == []
     assert set(answers) == {"old"}
     after = yard.stores
