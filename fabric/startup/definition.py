@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -77,9 +78,10 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         if self.attempts < 1:
             raise ConfigurationError(f"retry attempts must be at least 1, not {self.attempts}")
-        if self.delay < 0 or self.max_delay < 0 or self.reset_after < 0:
-            raise ConfigurationError("retry delays must not be negative")
-        if self.factor < 1:
+        # Written so that NaN, of which nothing is true, is refused as well.
+        if not all(0 <= seconds < math.inf for seconds in (self.delay, self.max_delay, self.reset_after)):
+            raise ConfigurationError("retry delays must be seconds from 0")
+        if not 1 <= self.factor < math.inf:
             raise ConfigurationError(f"the retry factor must be at least 1, not {self.factor}")
 
     def pause(self, failures: int) -> float:
@@ -119,7 +121,7 @@ class HealthCheck:
     source: str | None = None
 
     def __post_init__(self) -> None:
-        if self.interval <= 0 or self.timeout <= 0:
+        if not (0 < self.interval < math.inf and 0 < self.timeout < math.inf):
             raise ConfigurationError("interval and timeout of a health check must be positive seconds", source=self.source)
         if self.kind is not CheckKind.METHOD and not self.target:
             raise ConfigurationError(f"a health check of kind {self.kind} needs a target", source=self.source)
@@ -161,13 +163,13 @@ class ServiceDefinition:
     def __post_init__(self) -> None:
         if not self.name:
             raise ConfigurationError("a service needs a name", source=self.source)
-        if self.timeout <= 0 or self.stop_timeout <= 0:
+        if not (0 < self.timeout < math.inf and 0 < self.stop_timeout < math.inf):
             raise ConfigurationError(f"{self.name}: timeouts must be positive seconds", source=self.source)
         if self.instances < 1:
             raise ConfigurationError(f"{self.name}: instances must be at least 1, not {self.instances}", source=self.source)
         for resource, amount in self.resources.items():
-            if amount < 0:
-                raise ConfigurationError(f"{self.name}: {resource} must not be negative, it is {amount}", source=self.source)
+            if not 0 <= amount < math.inf:
+                raise ConfigurationError(f"{self.name}: {resource} must be a number from 0, not {amount}", source=self.source)
         seen: set[str] = set()
         for edge in self.edges():
             if edge.dependency in seen:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from fabric.errors import UnknownName
 from fabric.startup.engine import Engine
 from fabric.startup.gates import Gate
-from fabric.startup.plan import edge_is_hard
+from fabric.startup.plan import edge_is_hard, gate_name
 from fabric.startup.record import DOWN, REST, UP, Phase, ServiceRecord, ServiceState
 from fabric.startup.scheduler import is_met
+from fabric.startup.some import SOME, some
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,19 +49,68 @@ def explain(engine: Engine, name: str) -> Explanation:
     """
     if name not in engine.scheduler.plan.services:
         raise UnknownName("service", name, used_by="explain", known=tuple(engine.scheduler.plan.services))
-    return _Explainer(engine).service(name, frozenset())
+    return _Explainer(engine).link(name, 0)
+
+
+_DEPTH = 20
+"""Links from one to the next; from there the ends of the chain follow at once."""
+_LINKS = 200
+"""In all. Nobody reads more, and a fleet of thousands has more ways through it than could ever be told."""
 
 
 class _Explainer:
     def __init__(self, engine: Engine) -> None:
         self._engine, self._scheduler = engine, engine.scheduler
+        self._gates = {gate_name(gate.stage): gate for gate in engine.scheduler.gates}
+        self._told: set[str] = set()
 
-    def service(self, name: str, above: frozenset[str]) -> Explanation:
-        record = self._engine.services[name]
-        because: tuple[Explanation, ...] = ()
-        if name not in above and record.state in (ServiceState.WAITING, ServiceState.BLOCKED):
-            because = self._obstacles(record, above | {name})
-        return Explanation(subject=name, state=record.state, text=self._text(record), because=because)
+    def link(self, subject: str, depth: int) -> Explanation:
+        """A service or a gate, and below it what keeps it there, each told once."""
+        state, text = self._here(subject)
+        self._told.add(subject)
+        because: list[Explanation] = []
+        reasons, between = (self._reasons(subject), 0) if depth < _DEPTH else self._ends(subject)
+        if between:
+            text += f"; {between:,} more stand between this and what follows"
+        elsewhere: list[str] = []
+        more = 0
+        for other in reasons:
+            if other in self._told:
+                elsewhere.append(other)
+            elif len(because) < SOME and len(self._told) < _LINKS:
+                because.append(self.link(other, depth + 1))
+            else:
+                more += 1
+        if elsewhere:
+            text += f"; see also {some(elsewhere)}"
+        if more:
+            text += f"; {more:,} more keep it there"
+        return Explanation(subject=subject, state=state, text=text, because=tuple(because))
+
+    def _here(self, subject: str) -> tuple[str, str]:
+        if subject in self._gates:
+            return self._gates[subject].state, self._gate_text(self._gates[subject])
+        return self._engine.services[subject].state, self._text(self._engine.services[subject])
+
+    def _reasons(self, subject: str) -> list[str]:
+        if subject in self._gates:
+            return list(self._gates[subject].waits_for(self._engine.services, self._engine.now))
+        record = self._engine.services[subject]
+        return self._obstacles(record) if record.state in (ServiceState.WAITING, ServiceState.BLOCKED) else []
+
+    def _ends(self, subject: str) -> tuple[list[str], int]:
+        """Where the chains below end, and how many are left out on the way there."""
+        ends: list[str] = []
+        seen, todo = {subject}, [subject]
+        while todo:
+            for other in self._reasons(todo.pop()):
+                if other in seen:
+                    continue
+                seen.add(other)
+                todo.append(other)
+                if not self._reasons(other):
+                    ends.append(other)
+        return sorted(ends), len(seen) - len(ends) - 1
 
     def _text(self, record: ServiceRecord) -> str:
         now, state = self._engine.now, record.state
@@ -110,7 +160,7 @@ class _Explainer:
         parts = [f"{span.end - span.start:.1f} s {words[span.kind].format(span.on)}" for span in record.spans]
         return f"{record.reason}, {record.up_at - self._engine.started_at:.1f} s after the run began: {', '.join(parts)}"
 
-    def _obstacles(self, record: ServiceRecord, above: frozenset[str]) -> tuple[Explanation, ...]:
+    def _obstacles(self, record: ServiceRecord) -> list[str]:
         found = []
         for edge in self._scheduler.plan.needs[record.name]:
             other = self._engine.services[edge.dependency]
@@ -118,22 +168,21 @@ class _Explainer:
                 continue
             if other.state in DOWN and not edge_is_hard(edge, self._scheduler.plan.services):
                 continue
-            found.append(self.service(other.name, above))
+            found.append(other.name)
         for gate in self._scheduler.gates[: self._scheduler.plan.stage_of.get(record.name, 0)]:
             if not gate.state.passable:
-                found.append(self._gate(gate, above))
+                found.append(gate_name(gate.stage))
                 break
-        return tuple(found)
+        return found
 
-    def _gate(self, gate: Gate, above: frozenset[str]) -> Explanation:
+    def _gate_text(self, gate: Gate) -> str:
         now, epoch = self._engine.now, self._engine.epoch
         waits = gate.waits_for(self._engine.services, now)
         parts = []
-        for name in waits:
+        for name in waits[:SOME]:
             record = self._engine.services[name]
             parts.append(f"{name} ({gate.counted(record, now, epoch)} of {gate.needed(record)})")
+        if len(waits) > len(parts):
+            parts.append(f"{len(waits) - len(parts)} more")
         text = f"waits for {', '.join(parts)}" if parts else "has what it needs"
-        if gate.timed_out:
-            text += f"; its {gate.stage.timeout:g} s are over"
-        because = tuple(self.service(name, above) for name in waits if name not in above)
-        return Explanation(subject=f"gate:{gate.stage.name}", state=gate.state, text=text, because=because)
+        return f"{text}; its {gate.stage.timeout:g} s are over" if gate.timed_out else text

@@ -50,7 +50,9 @@ class Gate:
         changes: when its state changed, what that came from, and which service was the last to be met by then.
         timed_out: the stage's time is over.
         required_at: since when everything required has been met without a break.
-        unmet: required services that are missing, and how each stands.
+        standings: how each of its services stands; ``lost`` of the required ones are those that are LOST.
+        stable_at: when an instance of a service will have been healthy for long enough, where that is known.
+        unmet: required services that are missing.
         awaited: optional services that it still waits for.
         recheck_at: when it has to be judged again though nothing is said.
         met_last: the service that was the last to be met.
@@ -67,6 +69,7 @@ class Gate:
     required_at: float | None = None
     standings: dict[str, Standing] = field(default_factory=dict)
     stable_at: dict[str, float] = field(default_factory=dict)
+    lost: set[str] = field(default_factory=set)
     unmet: dict[str, None] = field(default_factory=dict)
     awaited: dict[str, None] = field(default_factory=dict)
     recheck_at: float = math.inf
@@ -104,23 +107,28 @@ class Gate:
         else:
             standing = Standing.COMING
         self.standings[name] = standing
-        self.stable_at[name] = math.inf
+        self.stable_at.pop(name, None)
+        self.lost.discard(name)
         if standing is Standing.COMING and self.stage.health_gate.stable_for:
             times = [place.yes_since for place in record.instances.values() if place.yes_since is not None]
             later = [at + self.stage.health_gate.stable_for for at in times]
-            self.stable_at[name] = min((at for at in later if at > now), default=math.inf)
+            soonest = min((at for at in later if at > now), default=math.inf)
+            if soonest < math.inf:
+                self.stable_at[name] = soonest
         group = self.awaited if name in self.optional else self.unmet
         if standing is Standing.MET or (group is self.awaited and (standing is Standing.LOST or record.left)):
             group.pop(name, None)
         else:
             group[name] = None
+            if standing is Standing.LOST and group is self.unmet:
+                self.lost.add(name)
 
     def judge(self, records: dict[str, ServiceRecord], now: float) -> GateState:
         """What it is now, from what was noted. Pure in the notes and ``now``; ``state`` is left to the caller."""
-        self.recheck_at = min((self.stable_at[name] for name in self.unmet), default=math.inf)
+        self.recheck_at = min((at for name, at in self.stable_at.items() if name in self.unmet), default=math.inf)
         if self.unmet:
             self.required_at = None
-            if self.timed_out or any(self.standings[name] is Standing.LOST for name in self.unmet):
+            if self.timed_out or self.lost:
                 return GateState.SKIPPED if self.stage.skip_on_timeout else GateState.FAILED
             return GateState.CHECKING
         if self.required_at is None:
@@ -129,7 +137,7 @@ class Gate:
             for name in self.awaited:
                 until = self._until(records[name])
                 if now < until:
-                    self.recheck_at = min(self.recheck_at, until, self.stable_at[name])
+                    self.recheck_at = min(self.recheck_at, until, self.stable_at.get(name, math.inf))
             if self.recheck_at != math.inf:
                 return GateState.CHECKING
         return GateState.OPEN

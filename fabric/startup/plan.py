@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -90,7 +91,8 @@ def make_plan(request: RunRequested) -> Plan:
     gate_optional = tuple(
         tuple(name for name in stage.health_gate.optional if name in node_needs[gate_name(stage)]) for stage in stages
     )
-    weights = {**request.durations, **{gate_name(stage): stage.health_gate.stable_for for stage in stages}}
+    durations = {name: seconds for name, seconds in request.durations.items() if 0 <= seconds < math.inf}
+    weights = {**durations, **{gate_name(stage): stage.health_gate.stable_for for stage in stages}}
     below = paths.remaining(nodes, node_needs, weights)
     required = [edge for edge in waited if not edge.optional]
     urgent = _urgent(graph, required)
@@ -117,7 +119,7 @@ def make_plan(request: RunRequested) -> Plan:
         retry={name: _retry(graph[name], stages, stage_of.get(name)) for name in graph},
         nodes=nodes,
         node_needs={name: tuple(group) for name, group in node_needs.items()},
-        durations=dict(request.durations),
+        durations=durations,
     )
 
 
@@ -143,6 +145,11 @@ def stage_problems(
         if stage.name in names:
             yield "duplicate", stage.name, ConfigurationError(f"there are two stages named {stage.name}", source=stage.source)
         names.add(stage.name)
+        if gate_name(stage) in graph:
+            message = (
+                f"a service is named {gate_name(stage)}, which stands for the gate of stage {stage.name}; rename one of them"
+            )
+            yield "duplicate", stage.name, ConfigurationError(message, source=graph[gate_name(stage)].source)
         for service in stage.services:
             if service not in graph:
                 used_by = f"stage {stage.name}"

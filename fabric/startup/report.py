@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from fabric.startup.engine import Engine
 from fabric.startup.gates import GateState
-from fabric.startup.plan import edge_is_hard
+from fabric.startup.paths import reachable
+from fabric.startup.plan import edge_is_hard, gate_name
 from fabric.startup.record import UP, Cause, Failure, ServiceRecord, ServiceState
+from fabric.startup.some import SOME, some
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +23,7 @@ class Unhealthy:
         cause: a value of ``Cause``; None for one that was never started.
         reason: in one line.
         root: nothing else explains it.
-        waiting: the services that are not up because of it, directly or not.
+        waiting: the services that are not up because of it; for a root also those that are so indirectly.
         attempts: starts that were tried.
         code: the exit code, or the name of the error.
         tail: the last lines of its output.
@@ -68,14 +70,17 @@ class FailureReport:
     def __str__(self) -> str:
         where = f" in stage {self.stage}" if self.stage else ""
         lines = [f"{self.error}{where} after {self.duration:.1f} s"]
-        for service in self.roots:
+        for service in self.roots[:SOME]:
             lines.append(f"  {service.name} ({service.state}): {service.reason}")
             if service.waiting:
-                lines.append(f"    waiting for it: {', '.join(service.waiting)}")
+                lines.append(f"    waiting for it: {some(service.waiting)}")
             if service.advice:
                 lines.append(f"    {service.advice}")
-        for name, missing in self.degraded.items():
-            lines.append(f"  {name} runs without {', '.join(missing)}")
+        if len(self.roots) > SOME:
+            lines.append(f"  and {len(self.roots) - SOME:,} more that failed")
+        lines += [f"  {name} runs without {some(self.degraded[name])}" for name in list(self.degraded)[:SOME]]
+        if len(self.degraded) > SOME:
+            lines.append(f"  and {len(self.degraded) - SOME:,} more run without something")
         return "\n".join(lines)
 
 
@@ -93,10 +98,17 @@ def failure_report(engine: Engine, *, history: Mapping[str, float] | None = None
     if not down and not degraded and gate is None:
         return None
     because = _because(engine, down)
-    roots = [name for name in down if not because[name] and services[name].state in _HAD_THEIR_CHANCE]
-    unhealthy = [
-        _unhealthy(engine, name, root=name in roots, waiting=_followers(name, because), history=history or {}) for name in down
-    ]
+    followers: dict[str, set[str]] = {}
+    for name, reasons in because.items():
+        for other in reasons:
+            followers.setdefault(other, set()).add(name)
+    roots = {name for name in down if not because[name] and services[name].state in _HAD_THEIR_CHANCE}
+    unhealthy = []
+    for name in down:
+        # Of what stands between only the next ones: in a long chain all of all would be more than anyone can hold.
+        found = reachable([name], followers) if name in roots else followers.get(name, set())
+        waiting = tuple(sorted(found.intersection(services) - {name}))
+        unhealthy.append(_unhealthy(engine, name, root=name in roots, waiting=waiting, history=history or {}))
     unhealthy.sort(key=lambda service: (not service.root, not service.critical, -len(service.waiting), service.name))
     advice = [f"{service.name}: {service.advice}" for service in unhealthy if service.advice]
     return FailureReport(
@@ -113,14 +125,22 @@ _HAD_THEIR_CHANCE = (ServiceState.FAILED, ServiceState.STARTING, ServiceState.RE
 
 
 def _because(engine: Engine, down: list[str]) -> dict[str, set[str]]:
-    """For each service that is not up, those that explain it.
+    """For each service that is not up, and each gate before one, what explains it.
 
     One that failed is explained by what it was started without, if by anything; one that was never started by what it needs
-    and by what the gates before it lack.
+    and by the gates before it, and these by what they lack.
     """
     plan, services = engine.scheduler.plan, engine.services
     missing = set(down)
     because: dict[str, set[str]] = {}
+    closed: list[str] = []
+    before: list[tuple[str, ...]] = []
+    for gate in engine.scheduler.gates:
+        before.append(tuple(closed))
+        lacks = missing.intersection(gate.unmet)
+        if lacks:
+            closed.append(gate_name(gate.stage))
+            because[closed[-1]] = lacks
     for name in down:
         record = services[name]
         if record.state in _HAD_THEIR_CHANCE:
@@ -132,21 +152,9 @@ def _because(engine: Engine, down: list[str]) -> dict[str, set[str]]:
             for edge in plan.needs[name]
             if not edge.optional and edge.dependency in missing and (not blocked or edge_is_hard(edge, plan.services))
         }
-        for gate in engine.scheduler.gates[: plan.stage_of.get(name, 0)]:
-            because[name].update(other for other in gate.unmet if other in missing and other != name)
+        if name in plan.stage_of:
+            because[name].update(before[plan.stage_of[name]])
     return because
-
-
-def _followers(name: str, because: Mapping[str, set[str]]) -> tuple[str, ...]:
-    found: set[str] = set()
-    todo = [name]
-    while todo:
-        at = todo.pop()
-        for other, reasons in because.items():
-            if at in reasons and other not in found:
-                found.add(other)
-                todo.append(other)
-    return tuple(sorted(found - {name}))
 
 
 def _unhealthy(engine: Engine, name: str, *, root: bool, waiting: tuple[str, ...], history: Mapping[str, float]) -> Unhealthy:
@@ -177,7 +185,7 @@ _REFUSED = re.compile(
     r"ECONNREFUSED|connection refused|errno 111|could not connect|name or service not known|\bENOTFOUND\b", re.I
 )
 _NO_MODULE = re.compile(r"ModuleNotFoundError|ImportError|No module named", re.I)
-_NO_MEMORY = re.compile(r"MemoryError|out of memory|OOM", re.I)
+_NO_MEMORY = re.compile(r"MemoryError|out of memory|\bOOM", re.I)
 _NEAR = 0.8
 """From this part of the timeout on, what a service took before says that the timeout is tight."""
 

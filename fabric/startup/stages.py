@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -42,8 +43,8 @@ class HealthGate:
                 raise ConfigurationError(f"a gate counts instances of {service}, which it does not name", source=self.source)
             if count < 1:
                 raise ConfigurationError(f"a gate needs at least 1 instance of {service}, not {count}", source=self.source)
-        if self.stable_for < 0 or self.successes < 1:
-            raise ConfigurationError("stable_for must not be negative and successes at least 1", source=self.source)
+        if not 0 <= self.stable_for < math.inf or self.successes < 1:
+            raise ConfigurationError("stable_for must be seconds from 0 and successes at least 1", source=self.source)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +73,7 @@ class StartupStage:
     def __post_init__(self) -> None:
         if not self.name:
             raise ConfigurationError("a stage needs a name", source=self.source)
-        if self.timeout <= 0:
+        if not 0 < self.timeout < math.inf:
             raise ConfigurationError(f"stage {self.name}: the timeout must be positive seconds", source=self.source)
         if len(set(self.services)) != len(self.services):
             raise ConfigurationError(f"stage {self.name} names a service twice", source=self.source)
@@ -100,6 +101,9 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.slots is not None and self.slots < 1:
             raise ConfigurationError(f"slots must be at least 1, not {self.slots}")
+        for resource, amount in self.budgets.items():
+            if not 0 <= amount < math.inf:
+                raise ConfigurationError(f"the budget of {resource} must be a number from 0, not {amount}")
 
     @property
     def width(self) -> int | None:

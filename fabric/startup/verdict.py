@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 from fabric.startup.events import Outcome
 from fabric.startup.gates import GateState
-from fabric.startup.record import SETTLED, UP, Phase, ServiceRecord
+from fabric.startup.record import SETTLED, UP, Phase, ServiceRecord, ServiceState
 from fabric.startup.scheduler import Scheduler
+from fabric.startup.some import some
 
 
 def verdict(scheduler: Scheduler, services: Mapping[str, ServiceRecord], *, late: bool) -> tuple[Outcome, str]:
@@ -29,10 +30,12 @@ def verdict(scheduler: Scheduler, services: Mapping[str, ServiceRecord], *, late
         elif record.missing or record.count(Phase.FAILED):
             lesser.append(name)
     if down:
-        return Outcome.FAILED, f"critical services are not up: {', '.join(sorted(down))}"
+        # What failed by itself before what waits for it.
+        down.sort(key=lambda name: (services[name].state is not ServiceState.FAILED, name))
+        return Outcome.FAILED, f"critical services are not up: {some(down)}"
     skipped = [gate.stage.name for gate in scheduler.gates if gate.state is not GateState.OPEN]
     if lesser or skipped:
-        parts = [f"not whole: {', '.join(sorted(lesser))}"] if lesser else []
-        parts += [f"gates not open: {', '.join(skipped)}"] if skipped else []
+        parts = [f"not whole: {some(sorted(lesser))}"] if lesser else []
+        parts += [f"gates not open: {some(skipped)}"] if skipped else []
         return Outcome.DEGRADED, "; ".join(parts)
     return Outcome.SUCCEEDED, "every service is ready"
