@@ -11,6 +11,7 @@ from fabric.transports.base import DeadLetter, Delivery, LinkEvent, LinkState, Q
 from fabric.transports.topology import Topology
 from fabric.wire.message import Priority
 from tests.brokers.inbox import Inbox
+from tests.brokers.node import BrokerNode
 from tests.contract.backend_amqp import AmqpBackend
 
 
@@ -197,3 +198,32 @@ async def test_a_delay_does_not_hold_up_others(amqp: AmqpBackend) -> None:
     assert (second.body, third.body) == (b"fine", b"fails")
     second.ack()
     third.ack()
+
+
+async def test_a_delay_whose_queue_is_deleted(amqp: AmqpBackend) -> None:
+    """What a delay held is gone with its queue; the next event with that delay makes it anew, and comes."""
+    transport = await amqp.transport()
+    inbox: Inbox[Delivery] = Inbox()
+    await transport.consume(group(amqp.topology), inbox, timeout=5)
+    await transport.send(amqp.topology.events, "todo.made", b"gone", timeout=5, delay=3)
+    await amqp.delete_queue(amqp.topology.delayed(3000))
+    await transport.send(amqp.topology.events, "todo.made", b"comes", timeout=5, delay=3)
+    assert (await inbox.next()).body == b"comes"
+    assert len(inbox) == 1
+
+
+async def test_dead_letters_over_a_restart(amqp: AmqpBackend, private_broker: BrokerNode) -> None:
+    """A restarted broker has its dead letters as they were, with reason and history, and replays them."""
+    transport = await amqp.transport()
+    inbox: Inbox[Delivery] = Inbox()
+    spec = group(amqp.topology, max_attempts=1)
+    queue = spec.name or ""
+    await transport.consume(spec, inbox, timeout=5)
+    await transport.send(amqp.topology.events, "todo.made", b"poison", timeout=5, persistent=True)
+    await (await inbox.next()).retry("broken")
+    (before,) = await transport.dead_letters(queue, limit=10, timeout=10)
+    await amqp.restart()
+    (after,) = await transport.dead_letters(queue, limit=10, timeout=30)
+    assert after == before
+    assert await transport.replay_dead_letter(queue, after.id, timeout=10)
+    assert (await inbox.next()).body == b"poison"

@@ -99,6 +99,23 @@ async def test_one_of_three_killed_costs_idempotent_callers_nothing(fleet: Fleet
     assert answers == [[f"{n}-{k}" for k in range(20)] for n in range(30)]
 
 
+async def test_a_killed_caller_harms_nobody(fleet: Fleet) -> None:
+    """A caller dies with calls under way: their handlers run to their end, once, the answers are dropped, others are served."""
+    mill = Mill()
+    await fleet.start(mill)
+    caller, other = await fleet.bench.hub(), await fleet.bench.hub()
+    calls = [asyncio.create_task(outcome(caller.call("mill", "once", {"id": str(n)}))) for n in range(10)]
+    await eventually(lambda: mill.ran.total() == 10)
+    await fleet.kill(caller)
+    mill.gate.set()
+    await eventually(lambda: mill.hub._served is not None and mill.hub._served._dispatcher.load == 0)
+    assert mill.ran.total() == 10
+    assert await other.call("mill", "grind", {"id": "after"}) == "after"
+    for call in calls:
+        call.cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
+
+
 @pytest.mark.needs(Ability.CUT)
 async def test_the_callers_link_is_cut_while_handlers_run(fleet: Fleet) -> None:
     """M22 (rabbot#47): the caller reconnects while its handlers run: each call has its one result, each handler ran once."""

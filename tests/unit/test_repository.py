@@ -131,6 +131,17 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_named_tests_are_there(page: Path) -> None:
+    """A test that a page names by its place below `tests/` exists; each row of a table with a column "shown by" names one."""
+    text = page.read_text()
+    for file, name in re.findall(r"`([\w/]+\.py)::(\w+)`", text):
+        assert re.search(rf"^(async )?def {name}\(", (ROOT / "tests" / file).read_text(), re.M), f"{file}::{name} is not there"
+    for table in re.findall(r"^\|.*shown by \|\n\|[-|: ]+\|\n((?:\|.*\n)+)", text, re.M):
+        for row in table.splitlines():
+            assert re.search(r"`[\w/]+\.py::\w+` \|$", row), f"nothing shows this: {row}"
+
+
 def test_every_page_is_reachable() -> None:
     """Following links from the README leads to every page of the documentation."""
     seen: set[Path] = set()
