@@ -348,7 +348,7 @@ class Agent:
             reports = [await self._reports.get()]
             while not self._reports.empty():  # what came meanwhile goes at once, and not after one more confirm each
                 reports.append(self._reports.get_nowait())
-            bodies = [report_message(report, self._vote_valid_for, id=self._ids.next()) for report in reports]
+            bodies = [report_message(report, self._vote_valid_for, id=self._ids.next()) for report in _newest_vote(reports)]
             lone = len(bodies) == 1
             try:
                 await self._hub.transport.send(
@@ -416,5 +416,11 @@ class Agent:
             await self._served.aclose()
 
 
+def _newest_vote(reports: Sequence[Report]) -> list[Report]:
+    """Without the votes that a later one among them overtook."""
+    last = max((at for at, report in enumerate(reports) if isinstance(report, Vote)), default=-1)
+    return [report for at, report in enumerate(reports) if at == last or not isinstance(report, Vote)]
+
+
 def _kinds(reports: Sequence[Report]) -> str:
-    return ", ".join(type(report).__name__ for report in reports)
+    return ", ".join(dict.fromkeys(type(report).__name__ for report in reports))

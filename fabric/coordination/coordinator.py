@@ -23,7 +23,7 @@ from fabric.coordination.view import fleet_status, with_profile
 from fabric.errors import ConfigurationError, FabricError, NoRoute, ServiceError, StartupError, UnknownName
 from fabric.health import Health
 from fabric.service import Service
-from fabric.startup.events import Outcome, ProcessExited, Progress, RollRequested
+from fabric.startup.events import ProcessExited, Progress, RollRequested
 from fabric.startup.profile import StartupProfile
 from fabric.tasks import Tasks
 
@@ -124,11 +124,11 @@ class Coordinator(Service):
             term = await self._open_term(History(claim=history.claim, entries=()))
         self._term = term
         self._stopping = term.stopping
-        self._profile = None
+        self._profile = term.inherited
         self._health_changed()
         if term.engine.plan is not None:
-            ended = term.engine.outcome is not Outcome.RUNNING
-            self._follow(term, term.engine.run, UpOptions(), keep=not ended)
+            if term.inherited is None:
+                self._follow(term, term.engine.run, UpOptions())
             self._tell_everybody()
         elif self._autostart is not None and not stays_down:
             self._tasks.start(self._begin(term, self._autostart), "autostart")
@@ -267,14 +267,13 @@ class Coordinator(Service):
             if self._term is not term:
                 raise self._not_leading()
 
-    def _follow(self, term: Term, run: str, options: UpOptions, *, keep: bool = True) -> asyncio.Task[None]:
-        following = self._tasks.start(self._run(term, run, options, keep=keep), f"run {run}")
+    def _follow(self, term: Term, run: str, options: UpOptions) -> asyncio.Task[None]:
+        following = self._tasks.start(self._run(term, run, options), f"run {run}")
         self._following[run] = following
         return following
 
-    async def _run(self, term: Term, run: str, options: UpOptions, *, keep: bool = True) -> None:
-        """Follow a run to its end: a new one, or with the id of one that an earlier leader began, that one. ``keep`` its
-        profile, unless an earlier leader did."""
+    async def _run(self, term: Term, run: str, options: UpOptions) -> None:
+        """Follow a run to its end: a new one, or with the id of one that an earlier leader began, that one."""
         try:
             profile = await term.orchestrator.startup(
                 self._fleet.stages,
@@ -293,8 +292,7 @@ class Coordinator(Service):
         if self._term is term and term.engine.run == run:
             self._profile = profile
             self._tell_everybody()
-        if keep:
-            await self._archive.keep(profile)
+        await self._archive.keep(profile)
 
     async def _roll(self, term: Term, request: RollRequested, versions: Versions) -> None:
         try:

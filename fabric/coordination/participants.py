@@ -84,6 +84,8 @@ class BusParticipants:
                 if known is not None:  # what is heard of the old process from here on says nothing of the new one
                     self._replaced[instance] = known.instance.incarnation
                 await self._processes.start(command)
+                # One that joined before this coordinator led gets it here; one that joins later, then.
+                await self._repeat(command)
                 return
             await self._processes.end(command)
         except FabricError as error:

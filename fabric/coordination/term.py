@@ -13,11 +13,12 @@ from fabric.hub import Hub
 from fabric.startup.engine import Engine
 from fabric.startup.events import CancelRequested, InstanceLost, Outcome, Progress, RunRequested, ShutdownRequested
 from fabric.startup.orchestrator import StartupOrchestrator
+from fabric.startup.profile import StartupProfile
 from fabric.startup.record import Phase, ServiceState
 
 ROLL_CALL = 1.0
-"""Seconds that instances which the journal knows have to say that they are there. They answer at once, as a rule; one that is
-slower counts as lost, is told to start again, and answers that it runs."""
+"""Seconds that instances which the journal knows have to say that they are there, and where they stand. They answer at once, as a
+rule; one that does not say that it is there counts as lost, is told to start again, and answers that it runs."""
 
 
 class Term:
@@ -32,6 +33,7 @@ class Term:
         epoch: of all commands.
         stopping: whether the history ends in a shutdown.
         ended_by_request: whether it ends in a shutdown or a cancellation.
+        inherited: what came of the run, where the history tells its end.
     """
 
     def __init__(
@@ -47,7 +49,9 @@ class Term:
         self._hub, self._watch, self._doubt = hub, watch, doubt
         self.epoch = 0
         self.stopping = self.ended_by_request = False
+        self.inherited: StartupProfile | None = None
         self._last = 0.0
+        self._heard = asyncio.Event()
         self.participants = BusParticipants(hub)
         self.orchestrator = StartupOrchestrator(
             fleet.graph,
@@ -75,17 +79,20 @@ class Term:
         self.ended_by_request = bool(asked) and not isinstance(asked[-1], RunRequested)
         await self.participants.open()
         self.orchestrator.take_over(history.entries, epoch=self.epoch)
-        await self._call_the_roll()
+        # Not yet asked anew, so that all that was said counts.
+        if self.engine.plan is not None and self.engine.outcome is not Outcome.RUNNING:
+            self.inherited = self.orchestrator.profile()
+        await self._call_the_roll(() if self.stopping else self.restartable)
 
-    async def _call_the_roll(self) -> None:
-        """Whoever went while nobody led was missed by nobody."""
-        heard = asyncio.Event()
-        unwatch = self._hub.registry.watch(lambda _: heard.set())
+    async def _call_the_roll(self, ready: tuple[str, ...]) -> None:
+        """Whoever went while nobody led was missed by nobody. And until those who were ready say so again, nothing is told of
+        them: that they have to be asked is no failure of theirs."""
+        unwatch = self._hub.registry.watch(lambda _: self._heard.set())
         try:
             async with asyncio.timeout(ROLL_CALL):
-                while self._missing():
-                    heard.clear()
-                    await heard.wait()
+                while self._missing() or (ready and not self._stands(ready)):
+                    self._heard.clear()
+                    await self._heard.wait()
         except TimeoutError:
             if self.deserted:
                 return
@@ -93,6 +100,10 @@ class Term:
                 self.participants.tell(event)
         finally:
             unwatch()
+
+    def _stands(self, ready: tuple[str, ...]) -> bool:
+        """Whether they are ready by what they said to us: taking the lead makes void what they said before."""
+        return self.engine.epoch == self.epoch and set(ready) <= set(self.restartable)
 
     @property
     def restartable(self) -> tuple[str, ...]:
@@ -131,6 +142,7 @@ class Term:
     def _progressed(self, progress: Progress) -> None:
         if self.engine.deposed_by is not None:
             self._doubt(f"the agents obey epoch {self.engine.deposed_by}")
+        self._heard.set()
         self._watch(progress)
 
     async def aclose(self) -> None:

@@ -9,10 +9,12 @@ from typing import ClassVar
 import pytest
 
 from fabric import Hub, Service, rpc
+from fabric.cli.progress import FleetWatch
 from fabric.coordination.agent import AgentPolicy
 from fabric.coordination.coordinator import Coordinator
 from fabric.coordination.fleet import parse_fleet
 from fabric.coordination.journal_memory import MemoryJournal
+from fabric.coordination.leadership import LeadershipPolicy
 from fabric.coordination.processes import SUPERVISOR, EndOrder, StartOrder, Versions
 from fabric.coordination.status import FleetStatus, RestartOptions, RollStatus, UpOptions
 from fabric.errors import RemoteError
@@ -62,6 +64,9 @@ class Hands(Service):
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
         self.wanted = "new"
+        self.may_run = asyncio.Event()
+        self.may_run.set()
+        self.done: dict[str, tuple[str, int]] = {}
         self.running: dict[str, str] = {}
         self.log: list[str] = []
 
@@ -76,9 +81,13 @@ class Hands(Service):
 
     @rpc(idempotent=True)
     async def start_process(self, order: StartOrder) -> int:
+        if self.done.get(order.instance) == (order.run, order.attempt):
+            return 1
+        self.done[order.instance] = (order.run, order.attempt)
         self.log.append(f"+{order.instance}@{order.version}")
         if self.running.pop(order.instance, None):
             await self.bench.stop(order.instance)
+        await self.may_run.wait()
         await self.run(order.instance, order.version)
         return 1
 
@@ -114,10 +123,16 @@ async def bench() -> AsyncIterator[Bench]:
 
 
 @pytest.fixture
-async def hands(bench: Bench) -> Hands:
+def log() -> list[bytes]:
+    """The journal."""
+    return []
+
+
+@pytest.fixture
+async def hands(bench: Bench, log: list[bytes]) -> Hands:
     """The fleet is up, two stores and one web, in the hands of a supervisor."""
     hands = Hands(bench)
-    await bench.start(Coordinator(parse_fleet(FLEET, "shop.yaml")))
+    await bench.start(Coordinator(parse_fleet(FLEET, "shop.yaml"), journal=MemoryJournal(log)), instance="coordinator-1")
     await bench.start(hands)
     for instance in ("store-1", "store-2", "web-1"):
         await hands.run(instance, "old")
@@ -206,6 +221,67 @@ async def test_asking_twice_is_asking_once(bench: Bench, hands: Hands) -> None:
         await hub.call("coordinator", "restart", options.model_copy(update={"id": "r2"}), returns=FleetStatus)
     assert (await restart(bench, services=("store",))).state == "done"
     assert len(hands.log) == 4
+
+
+@pytest.mark.parametrize("line", ["-store-1", "+store-1@new", "-store-2", "+store-2@new"])
+async def test_a_successor_finishes_a_rolling_restart(bench: Bench, hands: Hands, log: list[bytes], line: str) -> None:
+    """S2, S13: the coordinator dies at each step in turn; its successor goes on with it, and no process is started twice."""
+    hub = await bench.hub("operator")
+    options = RestartOptions(id="r1", services=("store",), stable_for=0.3)
+    await hub.call("coordinator", "restart", options, returns=FleetStatus)
+    async with asyncio.timeout(10):
+        while line not in hands.log:
+            await asyncio.sleep(0.005)
+    bench.kill("coordinator-1")
+    policy = LeadershipPolicy(watch_interval=0.05, greeting=0.1, pause=0.05)
+    successor = Coordinator(parse_fleet(FLEET, "shop.yaml"), journal=MemoryJournal(log), policy=policy)
+    await bench.start(successor, instance="coordinator-2")
+    roll = await restart(bench, services=("store",))
+    assert (roll.state, roll.reason) == ("done", "")
+    # That the end is asked for once more is no harm: whoever is gone stays gone.
+    assert list(dict.fromkeys(hands.log)) == ["-store-1", "+store-1@new", "-store-2", "+store-2@new"]
+    assert len([done for done in hands.log if done.startswith("+")]) == 2
+
+
+async def test_a_successor_takes_nobody_for_failed(bench: Bench, hands: Hands, log: list[bytes]) -> None:
+    """S2: all who are well have to be asked by the new leader, and nobody is told of that as a failure: what it says first is
+    that the fleet is up, with the profile and without a report."""
+    hub = await bench.hub("operator")
+    async with FleetWatch(hub, every=0.005) as watch:
+        bench.kill("coordinator-1")
+        policy = LeadershipPolicy(watch_interval=0.05, greeting=0.1, pause=0.05)
+        successor = Coordinator(parse_fleet(FLEET, "shop.yaml"), journal=MemoryJournal(log), policy=policy)
+        await bench.start(successor, instance="coordinator-2")
+        first = await hub.call("coordinator", "status", returns=FleetStatus)
+        async with asyncio.timeout(10):
+            while (status := await watch.next()).sequence < first.sequence or status.epoch < first.epoch:
+                assert {service.state for service in status.services} == {"ready"}
+    assert (first.state, first.report) == ("up", ())
+    assert {service.state for service in first.services} == {"ready"}
+    assert first.profile is not None
+    assert first.profile["outcome"] == "succeeded"
+
+
+async def test_a_process_that_came_while_nobody_led_is_started(bench: Bench, hands: Hands, log: list[bytes]) -> None:
+    """S2, S13: it announced itself to a dead coordinator, and the supervisor has it already when the successor asks for it: the
+    START reaches it all the same."""
+    hub = await bench.hub("operator")
+    hands.may_run.clear()
+    await hub.call("coordinator", "restart", RestartOptions(id="r1", services=("store",), stable_for=0.1), returns=FleetStatus)
+    async with asyncio.timeout(10):
+        while "+store-1@new" not in hands.log:
+            await asyncio.sleep(0.005)
+    bench.kill("coordinator-1")
+    hands.may_run.set()
+    async with asyncio.timeout(10):
+        while not any(instance.id == "store-1" for instance in await hub.find("store")):
+            await asyncio.sleep(0.005)
+    policy = LeadershipPolicy(watch_interval=0.05, greeting=0.1, pause=0.05)
+    successor = Coordinator(parse_fleet(FLEET, "shop.yaml"), journal=MemoryJournal(log), policy=policy)
+    await bench.start(successor, instance="coordinator-2")
+    roll = await restart(bench, services=("store",))
+    assert roll.state == "done"
+    assert hands.log == ["-store-1", "+store-1@new", "-store-2", "+store-2@new"]
 
 
 async def test_pause_and_abort(bench: Bench, hands: Hands) -> None:
