@@ -13,9 +13,9 @@ from fabric.context import current_call
 from fabric.coordination.agent import Agent
 from fabric.coordination.health_checks import VARIABLE, load_checks
 from fabric.errors import ConfigurationError
-from fabric.hub import Hub
 from fabric.loop import run
 from fabric.observe.logs import configure_logs
+from fabric.observed import observed_by_environment
 from fabric.service import Service
 from fabric.startup.definition import HealthCheck
 
@@ -64,13 +64,14 @@ async def host(
     try:
         service = make()
         logs_of_environment(service.name)
-        async with Hub.connect(service.name, settings=settings) as hub:
-            agent = Agent(hub, service, checks=checks_of_environment())
-            try:
-                await agent.open(managed=managed)
-                await ended.wait()
-            finally:
-                await agent.aclose()
+        with observed_by_environment() as kind:
+            async with kind.connect(service.name, settings=settings) as hub:
+                agent = Agent(hub, service, checks=checks_of_environment())
+                try:
+                    await agent.open(managed=managed)
+                    await ended.wait()
+                finally:
+                    await agent.aclose()
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)

@@ -56,6 +56,7 @@ LAYERS = (
             "lane",
             "mailbox",
             "options",
+            "observed",
             "ordered",
             "outflow",
             "pending",
