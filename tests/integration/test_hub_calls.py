@@ -80,6 +80,8 @@ async def test_calls_by_name_capability_and_proxy(fleet: Fleet) -> None:
     """Two instances share the calls; answers are typed, whichever way the service is reached."""
     a, b = await fleet.start(Counter()), await fleet.start(Counter())
     hub = await fleet.bench.hub()
+    await hub.find("counter")
+    await eventually(lambda: len(hub.registry.instances("counter")) == 2)  # the first to answer would get all
     sums = await asyncio.gather(*(hub.call("counter", "add", {"a": n}, returns=Sum) for n in range(200)))
     assert [sum.total for sum in sums] == [n + 1 for n in range(200)]
     assert {sum.by for sum in sums} == {a.instance, b.instance}
