@@ -254,14 +254,20 @@ class PendingRequests:
 
     def _judge_good(self, answered: Sequence[Pending], now: float) -> None:
         """Let the breakers know of answers that came together: at once of those with the same permits, which are most."""
-        groups: dict[tuple[Endpoint, int, Breaker | None, int], list[float]] = {}
-        for pending in answered:
-            permits = pending.endpoint, pending.permit, pending.breaker, pending.gate
-            groups.setdefault(permits, []).append(now - pending.began)
-        for (endpoint, permit, breaker, gate), seconds in groups.items():
+        while answered:
+            first = answered[0]
+            endpoint, permit, breaker, gate = first.endpoint, first.permit, first.breaker, first.gate
+            same = [
+                p for p in answered if p.endpoint is endpoint and p.permit == permit and p.breaker is breaker and p.gate == gate
+            ]
+            seconds = [now - pending.began for pending in same]
             self._ejections.settle_good(endpoint, permit, now, seconds)
             if breaker is not None:
                 breaker.settle_good(gate, now, seconds)
+            if len(same) == len(answered):
+                return
+            judged = set(same)
+            answered = [pending for pending in answered if pending not in judged]
 
     def settle(self, pending: Pending, message: ServiceMessage) -> None:
         """It has ended, by this message."""

@@ -12,7 +12,7 @@ class Window:
         seconds: looked back on. More is steadier, less forgets sooner.
     """
 
-    __slots__ = ("_at", "_calls", "_failures", "_slot", "_slow", "_step", "_until", "calls", "failures", "slow")
+    __slots__ = ("_at", "_calls", "_failures", "_slot", "_slow", "_step", "calls", "failures", "slow")
 
     def __init__(self, seconds: float) -> None:
         self._step = seconds / STEPS
@@ -20,14 +20,14 @@ class Window:
 
     def clear(self) -> None:
         self._at = self._slot = 0
-        self._until = 0.0
         self._calls, self._failures, self._slow = [0] * STEPS, [0] * STEPS, [0] * STEPS
         self.calls = self.failures = self.slow = 0
 
     def add_good(self, now: float, calls: int = 1) -> None:
         """As ``add``, of some that neither failed nor were slow."""
-        if now >= self._until:
-            self._advance(int(now / self._step))
+        at = int(now / self._step)
+        if at != self._at:
+            self._advance(at)
         self._calls[self._slot] += calls
         self.calls += calls
 
@@ -49,4 +49,4 @@ class Window:
             self.failures -= self._failures[slot]
             self.slow -= self._slow[slot]
             self._calls[slot] = self._failures[slot] = self._slow[slot] = 0
-        self._at, self._slot, self._until = at, at % STEPS, (at + 1) * self._step
+        self._at, self._slot = at, at % STEPS

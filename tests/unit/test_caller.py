@@ -33,6 +33,7 @@ from fabric.routing.instance import InstanceState
 from fabric.routing.retry import RetryPolicy
 from fabric.testing import Bench
 from fabric.transports.memory import MemoryTransport
+from fabric.wire import batch, codec
 from fabric.wire.message import MessageType, Priority, ServiceMessage
 from tests.puppet import Puppet, turns
 
@@ -215,6 +216,27 @@ async def test_doubled_and_late_answers_are_counted_and_change_nothing() -> None
         s.puppet.answer(request._replace(id="never"), "?")
         await turns()
         assert s.hub.late_answers == 3
+
+
+async def test_answers_of_one_body_are_judged_by_whom_they_come_from() -> None:
+    """One body with answers to calls of several instances: each is heard of once, and each caller gets its own answer."""
+    async with stage(2) as s:
+        calls = [asyncio.create_task(s.hub.call("worker", "work", {"n": n}, instance=f"worker-{n % 2}")) for n in range(4)]
+        requests = [await from_any(s.puppets) for _ in calls]
+        body = batch.join(
+            [
+                codec.encode(
+                    request._replace(
+                        id=f"a{n}", type=MessageType.RESPONSE, payload=request.payload["n"], correlation_id=request.id
+                    )
+                )
+                for n, (_, request) in enumerate(requests)
+            ]
+        )
+        s.puppet.transport.post(s.hub.topology.rpc, str(requests[0][1].reply_to), body, content_type=batch.BATCH)
+        assert await asyncio.gather(*calls) == [0, 1, 2, 3]
+        for endpoint in s.hub.registry.endpoints():
+            assert (endpoint.latency.count, endpoint.pending) == (2, 0)
 
 
 async def test_what_cannot_be_sent_fails_before_anything_is() -> None:

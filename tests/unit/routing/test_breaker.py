@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
@@ -307,3 +307,32 @@ def test_policies_that_are_none(values: dict[str, Any]) -> None:
     """What can't work is refused when it is made, with what would."""
     with pytest.raises(ConfigurationError, match="not a breaker policy"):
         BreakerPolicy(**values)
+
+
+@given(
+    policy=policies,
+    bodies=st.lists(
+        st.tuples(st.floats(0, 3), st.lists(st.floats(0, 2), min_size=1, max_size=6), st.booleans()), min_size=1, max_size=20
+    ),
+)
+def test_good_calls_that_end_together_count_like_each_alone(
+    policy: BreakerPolicy, bodies: list[tuple[float, list[float], bool]]
+) -> None:
+    """Settled at once or one after the other, quick or slow, in whatever state: the breaker is the same afterwards."""
+    together, apart = Breaker(policy), Breaker(policy)
+    now = 100.0
+    for pause, seconds, failed in bodies:
+        now += pause
+        permits = [(together.acquire(now), apart.acquire(now)) for _ in seconds]
+        assert all(one == other for one, other in permits)
+        given_permits = {one for one, _ in permits if one}
+        for permit in given_permits:
+            of_it = [each for each, (one, _) in zip(seconds, permits, strict=True) if one == permit]
+            together.settle_good(permit, now, of_it)
+            for each in of_it:
+                apart.settle(permit, now, ok=True, seconds=each)
+        if failed:
+            for breaker in (together, apart):
+                breaker.settle(breaker.acquire(now), now, ok=False, seconds=0.1)
+        assert (together.state, together.permits(now)) == (apart.state, apart.permits(now))
+        assert together.retry_after(now) == apart.retry_after(now)

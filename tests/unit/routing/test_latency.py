@@ -43,3 +43,13 @@ def test_silence_makes_it_worth_trying_again() -> None:
     assert average.value(0.0) == 0.0
     average.observe(1.0, 0.0)
     assert average.value(3 * TAU) < 0.06
+
+
+def test_several_at_once_count_as_the_slowest_of_them() -> None:
+    """Bad news is believed wherever in a body of answers it comes; all of them count as heard."""
+    together, apart = PeakEwma(), PeakEwma()
+    together.observe(0.3, 10.0, 3)
+    for seconds in (0.1, 0.3, 0.2):
+        apart.observe(seconds, 10.0)
+    assert (together.value(12.0), together.count) == (apart.value(12.0), apart.count)
+    assert together.value(10.0) == 0.3
