@@ -51,6 +51,11 @@ class ObservedHub(Hub):
         for observer in self.observers:
             observer.link(f"{self.name}/{self.instance}", "consumer restored" if event.consumer else event.state)
 
+    def progressed(self, subject: str, name: str, state: str) -> None:
+        """For whoever leads a start-up: something in it is in another state."""
+        for observer in self.observers:
+            observer.progress(subject, name, state)
+
     def _gauges(self) -> Iterable[Gauge]:
         yield Gauge(name="fabric_hub_pending_requests", labels=(), value=self.pending)
         yield Gauge(name="fabric_hub_late_answers", labels=(), value=self.late_answers)

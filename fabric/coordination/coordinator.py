@@ -22,6 +22,7 @@ from fabric.coordination.term import Term
 from fabric.coordination.view import fleet_status, with_profile
 from fabric.errors import ConfigurationError, FabricError, NoRoute, ServiceError, StartupError, UnknownName
 from fabric.health import Health
+from fabric.observed import ObservedHub
 from fabric.service import Service
 from fabric.startup.events import ProcessExited, Progress, RollRequested
 from fabric.startup.profile import StartupProfile
@@ -351,6 +352,8 @@ class Coordinator(Service):
         return status
 
     def _take_progress(self, progress: Progress) -> None:
+        if isinstance(self.hub, ObservedHub):
+            self.hub.progressed(progress.subject, progress.name, progress.state)
         self._changed.set()
         self._tell_everybody()
 

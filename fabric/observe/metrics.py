@@ -100,7 +100,9 @@ class Metrics:
         self._links.labels(hub, state).inc()
 
     def progress(self, subject: str, name: str, state: str) -> None:
-        """A service, gate or run of a start-up is in another state; for the ``watch`` of a ``StartupOrchestrator``."""
+        if subject == "run":
+            # Each has an id of its own, and only one is under way.
+            name = ""
         before = self._states.get((subject, name))
         if before is not None:
             self._fleet.remove(subject, name, before)

@@ -66,3 +66,7 @@ class Observer(Protocol):
     def link(self, hub: str, state: str) -> None:
         """A hub's link to the broker is in another state."""
         ...
+
+    def progress(self, subject: str, name: str, state: str) -> None:
+        """In a start-up that this process leads, a service, a gate or the run is in another state."""
+        ...

@@ -81,6 +81,9 @@ class Tracing:
         """A change of the link is noted in the span that is current, if there is one."""
         self._trace.get_current_span().add_event("fabric.link", {"hub": hub, "state": state})
 
+    def progress(self, subject: str, name: str, state: str) -> None:
+        """A start-up has a profile of its own, which says more."""
+
     def _attributes(self, step: Step) -> dict[str, str | int]:
         if step.kind in (StepKind.PUBLISH, StepKind.CONSUME):
             found: dict[str, str | int] = {"messaging.system": "fabric", "messaging.destination.name": step.method}

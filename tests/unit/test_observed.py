@@ -190,6 +190,9 @@ async def test_an_object_served_again_is_watched_once() -> None:
         def link(self, hub: str, state: str) -> None:
             return None
 
+        def progress(self, subject: str, name: str, state: str) -> None:
+            return None
+
     kind, stock = observed(Noting()), Stock()
     async with Bench() as bench:
         for _ in range(2):
@@ -219,7 +222,9 @@ def test_a_fleet_has_one_state_for_each_service() -> None:
     metrics = Metrics()
     for state in ("waiting", "starting", "ready"):
         metrics.progress("service", "db", state)
+        metrics.progress("run", f"run-{state}", state)
     text = metrics.exposition().decode()
+    assert text.count('subject="run"') == 1
     assert 'fabric_startup_state{name="db",state="ready",subject="service"} 1.0' in text
     assert 'state="waiting"' not in text
 
