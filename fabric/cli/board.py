@@ -11,8 +11,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fabric.cli.lines import telling_reason
-from fabric.coordination.status import FleetStatus, ServiceStatus, StageStatus
+from fabric.cli.lines import roll_text, telling_reason, tried_again
+from fabric.coordination.status import FleetStatus, RollStatus, ServiceStatus, StageStatus
 
 _LOOKS: Final = {
     "waiting": ("○", "dim"),
@@ -95,7 +95,14 @@ def fleet_table(status: FleetStatus, *, now: float, height: int | None = None) -
         table.add_row("", Text(name or "no stage", "bold"), *_of_stage(None if leaving else stage))
         for service in services:
             table.add_row(*_of_service(service, now))
+    if status.roll is not None and not status.roll.over:
+        now_doing = Text(roll_text(status.roll), "yellow")
+        table.add_row("", Text("restart", "bold"), now_doing, Text(), Text(_left(status.roll), "dim"))
     return Group(_head(status), table)
+
+
+def _left(roll: RollStatus) -> str:
+    return f"{roll.left} step{'' if roll.left == 1 else 's'} left"
 
 
 def _head(status: FleetStatus) -> RenderableType:
@@ -129,7 +136,7 @@ def _of_service(service: ServiceStatus, now: float) -> tuple[Text, Text, Text, T
     if service.wanted > 1:
         running = sum(instance.state == "running" for instance in service.instances)
         facts.append(f"{running}/{service.wanted} instances")
-    if service.attempt > 1:
+    if tried_again(service):
         facts.append(f"attempt {service.attempt}")
     if service.waiting_for and service.state in ("waiting", "blocked"):
         facts.append(f"for {', '.join(service.waiting_for)}")

@@ -53,8 +53,14 @@ def report(error: FabricError, *, as_json: bool = False, code: ExitCode | None =
     import typer
 
     typer.secho("error: ", fg=typer.colors.RED, bold=True, nl=False, err=True)
-    typer.echo(str(error), err=True)
+    typer.echo(_told(error), err=True)
     return code
+
+
+def _told(error: FabricError) -> str:
+    """What the coordinator refuses on purpose says all; that it was a call, and to whom, is no news to whoever ran a command."""
+    refused = isinstance(error, errors.RemoteError) and error.expected and error.service == "coordinator"
+    return error.remote_reason if refused and isinstance(error, errors.RemoteError) else str(error)
 
 
 def facts(error: FabricError) -> dict[str, object]:

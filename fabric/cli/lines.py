@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from fabric.coordination.status import FleetStatus, ServiceStatus
+from fabric.coordination.status import RESTARTING, FleetStatus, RollStatus, ServiceStatus
 
 _QUIET = frozenset({"waiting", "pending", "idle"})
 """States that everything begins in; to say so would only be noise."""
@@ -42,6 +42,8 @@ class Lines:
             if self._is_new("stage", stage.name, stage.state, stage.state):
                 waiting = f", waiting for {', '.join(stage.gate.waiting_for)}" if stage.gate.waiting_for else ""
                 self._write(f"{head} {stage.name:<{width}}  stage {stage.state}{waiting}")
+        if status.roll and self._is_new("restart", status.roll.id, roll_text(status.roll), status.roll.state):
+            self._write(f"{head} {'restart':<{width}}  {roll_text(status.roll)}")
         if self._is_new("fleet", status.fleet, status.state, status.state):
             self._write(f"{head} {status.fleet:<{width}}  fleet {status.state}")
         self._settled = self._settled or status.state.is_settled
@@ -67,7 +69,7 @@ class Lines:
 
 def _of_service(service: ServiceStatus) -> str:
     parts = [str(service.state)]
-    if service.attempt > 1:
+    if tried_again(service):
         parts.append(f"(attempt {service.attempt})")
     if service.wanted > 1:
         running = sum(instance.state == "running" for instance in service.instances)
@@ -80,5 +82,16 @@ def _of_service(service: ServiceStatus) -> str:
 
 def telling_reason(service: ServiceStatus) -> str:
     """Its reason where the state alone does not say all."""
-    again = service.state == "starting" and service.attempt > 1
+    again = service.state == "starting" and (service.attempt > 1 or service.reason == RESTARTING)
     return service.reason if again or service.state in ("failed", "blocked", "skipped") else ""
+
+
+def tried_again(service: ServiceStatus) -> bool:
+    """Whether it is worth telling how often it was started: not when it is up, for restarts count as well."""
+    return service.attempt > 1 and service.state in ("starting", "failed") and service.reason != RESTARTING
+
+
+def roll_text(roll: RollStatus) -> str:
+    """A rolling restart in a few words."""
+    because = f": {roll.reason}" if roll.reason and not roll.doing else ""
+    return f"{roll.state}: {roll.doing}" if roll.doing else f"{roll.state}{because}"

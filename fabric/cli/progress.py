@@ -72,4 +72,4 @@ class FleetWatch:
                 self.put(await self._hub.call("coordinator", "status", returns=FleetStatus, timeout=5.0))
                 self.trouble = ""
             except FabricError as error:
-                self.trouble = str(error)
+                self.trouble = error.text

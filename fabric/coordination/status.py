@@ -6,7 +6,7 @@ All times named ``at`` or ``since`` are seconds since 1970, all durations are se
 from __future__ import annotations
 
 import enum
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -170,6 +170,10 @@ class RollStatus(_Plain):
     replaced: tuple[str, ...] = ()
     doing: str = ""
     left: int = 0
+
+
+RESTARTING: Final = "it is being restarted"
+"""The reason of a service that a rolling restart has in its hands."""
 
 
 class FleetStatus(_Plain):

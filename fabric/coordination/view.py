@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import orjson
 
 from fabric.coordination.status import (
+    RESTARTING,
     FailureReport,
     FleetStatus,
     GateStatus,
@@ -116,7 +117,7 @@ def roll_status(roll: RollingRestart) -> RollStatus:
 def _service(engine: Engine, record: ServiceRecord, stage: str, announced: tuple[Instance, ...]) -> ServiceStatus:
     state, reason = _SERVICE[record.state], record.reason
     if record.state is Inner.UNREADY and engine.roll is not None and record.name in engine.roll.holds:
-        state, reason = ServiceState.STARTING, "it is being restarted"
+        state, reason = ServiceState.STARTING, RESTARTING
     waiting: tuple[str, ...] = ()
     if record.state is Inner.QUEUED:
         waiting = ("slot",)
@@ -148,8 +149,10 @@ def _service(engine: Engine, record: ServiceRecord, stage: str, announced: tuple
 
 def _stage(engine: Engine, gate: Gate) -> StageStatus:
     elapsed: float | None = None
-    if gate.entered_at is not None:
-        passed = gate.state.passable and gate.opened_at is not None
+    passed = gate.state.passable and gate.opened_at is not None
+    # One that closed and opened once more after the start says nothing of how long the start took.
+    again = passed and engine.outcome is not Outcome.RUNNING and (gate.opened_at or 0.0) > engine.finished_at
+    if gate.entered_at is not None and not again:
         elapsed = max(0.0, (gate.opened_at if passed and gate.opened_at is not None else engine.now) - gate.entered_at)
     waits = gate.waits_for(engine.services, engine.now) if gate.state is GateState.CHECKING else tuple(gate.unmet)
     return StageStatus(

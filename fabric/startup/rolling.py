@@ -42,8 +42,8 @@ def check_roll(request: RollRequested, plan: Plan, records: dict[str, ServiceRec
         count = record.definition.instances
         if not request.surge and _least(request, count) >= count:
             raise ConfigurationError(
-                f"{name} has {count} instance(s), of which {_least(request, count)} must stay available: "
-                f"allow a surge or lower the minimum available"
+                f"{name} has {count} instance{'' if count == 1 else 's'}, of which {_least(request, count)} must stay available: "
+                f"allow a surge (--surge) or lower the minimum available (--min-available)"
             )
 
 

@@ -118,6 +118,7 @@ async def _follow(hub: Hub, first: FleetStatus, id: str) -> RollStatus | None:
 
 
 def _conclusion(roll: RollStatus) -> str:
-    what = f"{len(roll.replaced)} instances of {', '.join(roll.services)} replaced"
+    count = len(roll.replaced)
+    what = f"{count} instance{'' if count == 1 else 's'} of {', '.join(roll.services)} replaced"
     because = f": {roll.reason}" if roll.reason else ""
     return f"{roll.state}, {what}{because}"

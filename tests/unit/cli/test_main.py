@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fabric import __version__, errors
-from fabric.cli.exits import ExitCode, exit_code
+from fabric.cli.exits import ExitCode, exit_code, report
 from tests.unit.cli.conftest import Cli
 
 FACTS: dict[str, Any] = {"service": "s", "method": "m"}
@@ -129,6 +129,15 @@ def test_a_broker_that_is_not_there(cli: Cli, shop: Path) -> None:
 def test_exit_codes_say_whether_it_was_done(error: BaseException, code: ExitCode) -> None:
     """Each error has the exit code that says whether the work was not done, done, or unknown."""
     assert exit_code(error) is code
+
+
+def test_a_refusal_of_the_coordinator_speaks_for_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    """That it was a call, on which instance and for how long, is told of services and not of the coordinator's refusals."""
+    refusal = errors.RemoteError("there is no ghost", type="ServiceError", expected=True, service="coordinator", method="explain")
+    assert report(refusal) is ExitCode.FAILED
+    assert capsys.readouterr().err == "error: there is no ghost\n"
+    report(errors.RemoteError("no stock", type="ServiceError", expected=True, service="store", method="take"))
+    assert "store.take: the handler failed: ServiceError: no stock [attempt 1" in capsys.readouterr().err
 
 
 def test_check_prints_what_is_risky(cli: Cli, shop: Path) -> None:

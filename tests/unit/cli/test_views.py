@@ -11,10 +11,12 @@ from fabric.cli.board import fleet_table
 from fabric.cli.lines import Lines
 from fabric.cli.outcome import report, summary
 from fabric.coordination.status import (
+    RESTARTING,
     FailureReport,
     FleetStatus,
     GateStatus,
     InstanceStatus,
+    RollStatus,
     RunState,
     ServiceState,
     ServiceStatus,
@@ -63,6 +65,31 @@ def test_the_table_has_stages_services_and_what_they_wait_for() -> None:
         "◐ cache starting 2.5 s attempt 2; port 80 is taken",
         "front pending",
         "○ web waiting for cache, gate:base",
+    ]
+
+
+def test_a_restart_is_told_and_its_starts_are_no_failed_attempts() -> None:
+    """What a rolling restart does at the moment is in the table and a line of its own; how often something was started is told of
+    what is not up only."""
+    again = service("store", ServiceState.STARTING, since=98.0, attempt=4, reason=RESTARTING)
+    roll = RollStatus(id="r1", state="running", over=False, services=("store",), doing="starting store-1", left=3)
+    during = fleet(RunState.UP, again, service("web", ServiceState.READY, attempt=2), roll=roll)
+    rows = [" ".join(line.split()) for line in shown(during).splitlines()[1:]]
+    assert rows == [
+        "base",
+        "◐ store starting 2.0 s it is being restarted",
+        "● web ready",
+        "restart running: starting store-1 3 steps left",
+    ]
+    written: list[str] = []
+    lines = Lines(written.append)
+    lines.show(during)
+    over = roll.model_copy(update={"state": "reverted", "over": True, "doing": "", "reason": "no table"})
+    lines.show(fleet(RunState.UP, service("store", ServiceState.READY, attempt=5), roll=over))
+    assert [" ".join(line.partition("] ")[2].split()) for line in written if "restart" in line] == [
+        "store starting: it is being restarted",
+        "restart running: starting store-1",
+        "restart reverted: no table",
     ]
 
 
