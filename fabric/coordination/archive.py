@@ -35,6 +35,12 @@ class Archive:
         if self._history is not None:
             await asyncio.to_thread(self._keep, self._history, profile)
 
+    async def find(self, run: str) -> StartupProfile | None:
+        """The profile of an earlier run; None where it is not kept, or can't be read."""
+        if self._history is None:
+            return None
+        return await asyncio.to_thread(self._find, self._history, run)
+
     def close(self) -> None:
         """Idempotent."""
         if self._history is not None:
@@ -50,6 +56,13 @@ class Archive:
             self.durations = self._history.durations(self._fleet)
         except (ConfigurationError, OSError) as error:
             _log.warning("this run is not recorded: %s", error)
+
+    def _find(self, history: ProfileHistory, run: str) -> StartupProfile | None:
+        try:
+            return history.find(self._fleet, run)
+        except (sqlite3.Error, ValueError) as error:
+            _log.warning("the profile of run %s can't be read: %s", run, error)
+            return None
 
     def _keep(self, history: ProfileHistory, profile: StartupProfile) -> None:
         try:

@@ -123,9 +123,11 @@ class Coordinator(Service):
             # Whoever brings that fleet up anew has nothing to take over, and would take its end for the end of the new run.
             await term.aclose()
             term = await self._open_term(History(claim=history.claim, entries=()))
+        # As it was kept when the run ended, for later losses and restarts are none of its causes.
+        profile = term.inherited and (await self._archive.find(term.inherited.run) or term.inherited)
         self._term = term
         self._stopping = term.stopping
-        self._profile = term.inherited
+        self._profile = profile
         self._health_changed()
         if term.engine.plan is not None:
             if term.inherited is None:
