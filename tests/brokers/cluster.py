@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from tests.brokers.container import Seat, network, start_container
 from tests.brokers.node import IMAGES, BrokerNode, BrokerUnavailable
-from tests.brokers.private import PrivateNode, start_private
+from tests.brokers.private import start_private
 
 SIZE = 3
 
@@ -74,13 +74,16 @@ def _of_containers(version: str | None) -> Iterator[Cluster]:
 @contextmanager
 def _of_private_nodes(version: str | None, *, install: bool) -> Iterator[Cluster]:
     with ExitStack() as stack:
-        nodes: list[PrivateNode] = []
-        for _ in range(SIZE):
-            node = start_private(install=install, beside=nodes[0] if nodes else None)
-            stack.callback(node.stop)
-            nodes.append(node)
-            if version is not None and not node.version.startswith(f"{version}."):
-                raise BrokerUnavailable(f"found RabbitMQ {node.version}, not {version}")
+        first = start_private(install=install)
+        stack.callback(first.stop)
+        if version is not None and not first.version.startswith(f"{version}."):
+            raise BrokerUnavailable(f"found RabbitMQ {first.version}, not {version}")
+        with ThreadPoolExecutor(SIZE) as threads:
+            starting = [threads.submit(start_private, beside=first) for _ in range(SIZE - 1)]
+        for start in starting:
+            if start.exception() is None:
+                stack.callback(start.result().stop)
+        nodes = [first, *(start.result() for start in starting)]
         yield Cluster(nodes, [node.name for node in nodes])
 
 
