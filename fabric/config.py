@@ -9,28 +9,19 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import orjson
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ModelWrapValidatorHandler,
-    SecretStr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ModelWrapValidatorHandler, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from fabric.broker_url import read
 from fabric.errors import ConfigurationError
 
-_PREFIX = "FABRIC_"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-]{0,99}")
 
 Seconds = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class Settings(BaseModel):
-    """What every hub needs to know. What code does not say is read from the environment, whatever the case of its names.
+class Settings(BaseSettings):
+    """What every hub needs to know.
 
     Attributes:
         broker_url: ``amqp://``, ``amqps://`` or ``unix:///path`` of an embedded broker. Secret, for it may hold a password.
@@ -53,7 +44,7 @@ class Settings(BaseModel):
         ConfigurationError: a value is wrong; it is named as in the environment, and not repeated.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="FABRIC_", frozen=True, extra="ignore")
 
     broker_url: SecretStr | None = None
     broker_url_file: Path | None = None
@@ -69,7 +60,7 @@ class Settings(BaseModel):
     drain_timeout: Seconds = Field(default=10.0, ge=0)
     max_message_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
     max_batch_bytes: int = Field(default=128 * 1024, ge=1024)
-    policies: dict[str, Any] | None = None
+    policies: Annotated[dict[str, Any] | None, NoDecode] = None
     policies_from: str = ""
 
     @field_validator("broker_url_file", mode="before")
@@ -104,14 +95,11 @@ class Settings(BaseModel):
     @model_validator(mode="wrap")
     @classmethod
     def _explained(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        # Not by pydantic-settings, which would be a sixth of all that a service loads.
-        names = {_PREFIX + name.upper(): name for name in cls.model_fields}
-        found = {names[key.upper()]: value for key, value in os.environ.items() if key.upper() in names}
         try:
-            return handler(found | data if isinstance(data, dict) else data)
+            return handler(data)
         except ValidationError as error:
             wrong = "; ".join(
-                f"{_PREFIX}{'.'.join(map(str, item['loc'])).upper()}: {item['msg']}"
+                f"FABRIC_{'.'.join(map(str, item['loc'])).upper()}: {item['msg']}"
                 for item in error.errors(include_url=False, include_input=False)
             )
             raise ConfigurationError(f"wrong settings: {wrong}") from None
