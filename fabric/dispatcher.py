@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import ValidationError
@@ -87,8 +88,10 @@ class Dispatcher:
         me: Identity,
         *,
         clock: Clock,
+        about: Callable[[], dict[str, Any]],
     ) -> None:
-        self._contract, self._instance, self._ids, self._clock = contract, me.instance, me.ids, clock
+        """``about``: what it says to those who ask for its contract."""
+        self._about, self._instance, self._ids, self._clock = about, me.instance, me.ids, clock
         self._limits = codec.Limits(message_bytes=min(settings.max_message_bytes, transport.max_body))
         self._lanes: dict[str, Lane[Request]] = {}
         lanes: dict[str, Lane[Request]] = {}
@@ -156,7 +159,7 @@ class Dispatcher:
         lane = self._lanes.get(method)
         error = self._objection(message, lane, user, left)
         if error is not None or lane is None:
-            described = description.describe(self._contract) if lane is None and method == description.METHOD else None
+            described = self._about() if lane is None and method == description.METHOD else None
             error = None if described else error
             self._replies.answer(message, now + max(left, 1.0), len(self._requests), described, error)
             return

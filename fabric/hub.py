@@ -14,6 +14,7 @@ from fabric.caller import Caller
 from fabric.clock import Clock, SystemClock
 from fabric.config import Settings
 from fabric.contract import ServiceContract, contract_of
+from fabric.contracts.usage import described
 from fabric.dead_letters import DeadLetters
 from fabric.detector import Detector
 from fabric.errors import CallError, ConfigurationError
@@ -223,6 +224,8 @@ class Hub:
             answer = await self._caller.call(route, method, plain(payload), timeout, priority, idempotent, headers, instance, key)
         except CallError as error:
             return await instead(fallback, error)
+        if method not in route.used:
+            route.use(method, payload, returns)
         return typed(returns, answer, route.label, method)
 
     @overload
@@ -276,6 +279,7 @@ class Hub:
         if not 1 <= window <= 1_000_000:
             raise ConfigurationError(f"window must be 1 to 1000000 parts, not {window}")
         route, sent = self.traffic.to(service), plain(payload)
+        route.use(method, payload, returns)
         return Stream(
             lambda: self._caller.call(route, method, sent, **options),
             lambda part: typed(returns, part, route.label, method),
@@ -376,7 +380,14 @@ class Hub:
         if contract.name != self.name:
             raise ConfigurationError(f"this hub speaks as {self.name!r} and can't serve {contract.name!r}")
         self._served = await Served.open(
-            self.transport, self.topology, self.settings, contract, service, self._me, clock=self.clock
+            self.transport,
+            self.topology,
+            self.settings,
+            contract,
+            service,
+            self._me,
+            clock=self.clock,
+            about=lambda: described(contract, self.traffic.used()),
         )
         await self._presence.announce_as(describe or partial(self.describe, contract))
         return self._served

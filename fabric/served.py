@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 from fabric.clock import Clock
 from fabric.config import Settings
@@ -56,12 +56,14 @@ class Served:
         me: Identity,
         *,
         clock: Clock,
+        about: Callable[[], dict[str, Any]],
     ) -> Self:
-        """
+        """``about``: what the service offers, and what it calls, for those who ask.
+
         Raises:
             ConnectionLost: the broker is not reached.
         """
-        dispatcher = Dispatcher(transport, topology, settings, contract, service, me, clock=clock)
+        dispatcher = Dispatcher(transport, topology, settings, contract, service, me, clock=clock, about=about)
         inbox = await transport.consume(topology.requests(me.instance), dispatcher.receive, timeout=settings.connect_timeout)
         subscriber = partial(Subscriber, transport, topology, settings, contract, service, clock=clock)
         return cls(transport, dispatcher, subscriber, inbox, settings, exchange=topology.rpc, instance=me.instance)

@@ -33,6 +33,11 @@ class Break:
     new: str
     advice: str
 
+    @property
+    def removed(self) -> bool:
+        """Whether the whole subject is gone, not something in it."""
+        return self.rule == "removed" and not self.path
+
     def __str__(self) -> str:
         where = ".".join(part for part in (self.service, self.subject) if part)
         at = f" {self.path}" if self.path else ""
@@ -95,13 +100,13 @@ def _method(
         yield made("callers", "narrowed", was, ", ".join(allowed) or "nobody", "add those who call it")
     if before.get("optional") and not after.get("optional"):
         yield made("takes", "required", "may be called with nothing", "needs arguments", "give what is new a default")
-    takes = misfits(_side(whole_old, before["takes"]), _side(whole_new, after["takes"]), unread=True)
+    takes = misfits(side(whole_old, before["takes"]), side(whole_new, after["takes"]), unread=True)
     for misfit in takes:
-        yield made(_at("takes", misfit), misfit.rule, misfit.sent, misfit.taken, _asked(misfit))
+        yield made(at("takes", misfit), misfit.rule, misfit.sent, misfit.taken, _asked(misfit))
     # Of an answer the new service is the one who sends, and the old contract is what readers expect.
-    for misfit in misfits(_side(whole_new, after["returns"]), _side(whole_old, before["returns"]), unread=False):
+    for misfit in misfits(side(whole_new, after["returns"]), side(whole_old, before["returns"]), unread=False):
         rule, was, now = _returned(misfit)
-        yield made(_at("returns", misfit), rule, was, now, "go on returning what it was, and add what is new beside it")
+        yield made(at("returns", misfit), rule, was, now, "go on returning what it was, and add what is new beside it")
 
 
 def _handlers(service: str, word: str, old: tuple[Description, Any], new: tuple[Description, Any]) -> Iterator[Break]:
@@ -121,13 +126,13 @@ def _handlers(service: str, word: str, old: tuple[Description, Any], new: tuple[
                 )
             seen = set()
             for each in taking:
-                for misfit in misfits(_side(whole_old, handler["takes"]), _side(whole_new, each["takes"]), unread=True):
+                for misfit in misfits(side(whole_old, handler["takes"]), side(whole_new, each["takes"]), unread=True):
                     if misfit not in seen:
                         seen.add(misfit)
                         yield Break(
                             service=service,
                             subject=subject,
-                            path=_at("takes", misfit),
+                            path=at("takes", misfit),
                             rule=misfit.rule,
                             old=misfit.sent,
                             new=misfit.taken,
@@ -140,11 +145,13 @@ def _covers(wide: str, narrow: str) -> bool:
     return wide == narrow or wide == "#" or ("#" not in narrow and matches(wide, narrow))
 
 
-def _side(whole: Description, schema: Mapping[str, Any]) -> Side:
+def side(whole: Description, schema: Mapping[str, Any]) -> Side:
+    """One schema of a description."""
     return Side(schema=schema, definitions=whole.get("$defs", {}))
 
 
-def _at(side: str, misfit: Misfit) -> str:
+def at(side: str, misfit: Misfit) -> str:
+    """Where a misfit is, as a break has it as its path."""
     joint = "" if not misfit.path or misfit.path.startswith("[") else "."
     return f"{side}{joint}{misfit.path}"
 

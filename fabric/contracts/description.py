@@ -25,7 +25,7 @@ _DIGITS: Final = 16
 _Mode = Literal["validation", "serialization"]
 
 
-class _Schemas(GenerateJsonSchema):
+class Schemas(GenerateJsonSchema):
     """What has no JSON schema is described as anything; what is sent has all its fields, also those with a default."""
 
     ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012
@@ -48,7 +48,7 @@ def describe(contract: ServiceContract) -> dict[str, Any]:
         wanted.append((f"returns {name}", "serialization", adapter_of(method.returns)))
     handlers = [*contract.events, *contract.broadcasts]
     wanted.extend((f"handles {handler.attribute}", "validation", handler.arguments.adapter) for handler in handlers)
-    found, shared = TypeAdapter.json_schemas(wanted, schema_generator=_Schemas)
+    found, shared = TypeAdapter.json_schemas(wanted, schema_generator=Schemas)
     schemas = {str(key): schema for (key, _), schema in found.items()}
     return {
         "fabric": FORMAT,

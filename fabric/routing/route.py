@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence, Set
-from typing import Final
+from typing import Any, Final
 
 from fabric.routing.affinity import by_key
 from fabric.routing.balancing import Strategy, strategy
@@ -16,6 +16,8 @@ from fabric.routing.retry import RetryBudget
 from fabric.routing.versions import version_range
 
 CAPABILITY: Final = "capability:"
+_MOST_USED: Final = 1000
+"""Methods that are remembered of one target. Who calls what it was given by others must not fill the memory."""
 
 
 class Route:
@@ -31,6 +33,7 @@ class Route:
         policy: in force; see ``adopt``.
         budget: of retries.
         breaker: of the target as a whole; None where the policy has none.
+        used: by method that was called, the type of what was sent and what was expected, as of the first such call.
 
     Raises:
         ConfigurationError: the versions are not a range.
@@ -52,6 +55,7 @@ class Route:
         "label",
         "policy",
         "service",
+        "used",
         "versions",
     )
 
@@ -80,6 +84,12 @@ class Route:
         self.budget = RetryBudget(policy.retry)
         self.breaker = Breaker(policy.breaker, chance) if policy.breaker is not None else None
         self._strategy: Strategy = strategy(policy.balancing, chance)
+        self.used: dict[str, tuple[type, Any]] = {}
+
+    def use(self, method: str, sent: object, expected: Any) -> None:
+        """Remember that it was called, once."""
+        if method not in self.used and len(self.used) < _MOST_USED:
+            self.used[method] = type(sent), expected
 
     def adopt(self, policy: RoutePolicy) -> None:
         """Go by another policy from now on. What has been learnt stays where the policy is the same."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from fabric.routing.breaker import CLOSED
 from fabric.routing.ejection import EjectionPolicy, Ejections
@@ -52,6 +53,12 @@ class Traffic:
         """
         route = self._routes.get(target)
         return route if route is not None else self._made(target)
+
+    def used(self) -> Iterator[tuple[str, str, type, Any]]:
+        """What was called: target, method, the type of what was sent, and what was expected."""
+        for route in self._routes.values():
+            for method, (sent, expected) in route.used.items():
+                yield _key(route), method, sent, expected
 
     def isolate(self, service: str) -> None:
         """Make no calls to it until ``restore``: they end as CircuitOpen. A capability is written ``capability:NAME``."""

@@ -20,7 +20,13 @@ contracts = typer.Typer(
     no_args_is_help=True,
 )
 
-_HELP = "A fleet file (.yaml), what `show` has written (.json), module:Class, or the name of a service that runs."
+_RUNNING = "@running"
+_LISTEN = 2.5
+"""Seconds in which whoever runs answers, or announces itself anyway."""
+_HELP = (
+    "A fleet file (.yaml), what `show` has written (.json), module:Class, the name of a service that runs, or @running:"
+    " all that run."
+)
 _SOURCE = typer.Argument(metavar="CONTRACT", help=_HELP)
 
 
@@ -60,17 +66,25 @@ def check(
 
     from fabric.cli.exits import ExitCode
     from fabric.cli.output import write, write_json
+    from fabric.contracts.callers import hits, knows_callers
     from fabric.contracts.compatibility import breaks
 
     before = _read(old, timeout, broker_url, namespace, fleet)
     after = _read(new, timeout, broker_url, namespace, fleet)
-    found = breaks(before, after)
+    # One service against a fleet is that service's new version, not the end of all others.
+    compared = {name: each for name, each in before.items() if name in after} if len(after) == 1 else before
+    found = breaks(compared, after)
+    hit = [hits(each, before, after) for each in found]
     if json:
-        write_json({"services": len(before), "breaks": [asdict(each) for each in found]})
+        breaks_ = [{**asdict(each), "callers": [asdict(one) for one in some]} for each, some in zip(found, hit, strict=True)]
+        write_json({"services": len(compared), "breaks": breaks_})
     else:
-        for each in found:
+        nobody = ["no known caller needs what changed"] if knows_callers(before) else []
+        for each, some in zip(found, hit, strict=True):
             write(str(each))
-        write(f"{len(before)} services compared, {len(found)} breaks")
+            for one in some or nobody:
+                write(f"  {one}")
+        write(f"{len(compared)} services compared, {len(found)} breaks")
     raise typer.Exit(ExitCode.FAILED if found else ExitCode.OK)
 
 
@@ -149,6 +163,18 @@ def _read(
 async def _asked(service: str, target: Target, timeout: float) -> Any:
     from fabric.cli.target import connected
     from fabric.contracts.description import METHOD
+    from fabric.contracts.usage import merged
+    from fabric.coordination.fleet import COORDINATOR
+    from fabric.coordination.processes import SUPERVISOR
 
     async with asyncio.timeout(timeout + 5.0), connected(target, timeout=timeout) as hub:
-        return await hub.call(service, METHOD, None, timeout=timeout, idempotent=True)
+        if service != _RUNNING:
+            return await hub.call(service, METHOD, None, timeout=timeout, idempotent=True)
+        await hub.discover_all()
+        await asyncio.sleep(min(_LISTEN, timeout))
+        asked = [
+            hub.call(instance.service, METHOD, None, timeout=timeout, idempotent=True, instance=instance.id)
+            for instance in hub.registry.instances()
+            if instance.takes_calls and instance.service not in (COORDINATOR, SUPERVISOR)
+        ]
+        return merged(await asyncio.gather(*asked))
