@@ -22,6 +22,7 @@ from fabric.hub import Hub
 from fabric.routing.retry import RetryPolicy
 from fabric.served import Served
 from fabric.testing import Bench
+from fabric.transports.base import Delivery
 from fabric.transports.memory import MemoryNetwork, MemoryTransport
 from fabric.transports.topology import Topology
 from fabric.wire import batch, codec
@@ -616,6 +617,33 @@ async def test_answers_wait_for_the_link() -> None:
         assert (await s.answer()).payload == 1
         await turns()
         assert not s.puppet.has(MessageType.RESPONSE)
+
+
+async def test_an_answer_in_json_that_waited_for_the_link_is_json() -> None:
+    """M22 (rabbot#47): requests in JSON whose answers have to wait for the next link are answered in JSON, each in a body of
+    its own; those in msgpack beside them in theirs."""
+    async with scene() as s:
+        bodies: asyncio.Queue[Delivery] = asyncio.Queue()
+        await s.puppet.transport.consume(s.puppet.topology.replies("reply.raw"), bodies.put_nowait, timeout=LIMIT)
+        for n in range(2):
+            request = s.puppet.request("wait", {"n": n}, reply_to="reply.raw")
+            await s.puppet.send_raw(s.hub.instance, codec.encode_json(request), codec.JSON)
+        await s.ask("wait", {"n": 2}, reply_to="reply.raw")
+        while s.served.load < 3:
+            await turns(1)
+        link = s.hub.transport
+        assert isinstance(link, MemoryTransport)
+        s.network.partition(link)
+        await turns()
+        s.desk.gate.set()
+        while s.served.load:
+            await turns(1)
+        s.network.heal()
+        async with asyncio.timeout(LIMIT):
+            deliveries = [await bodies.get() for _ in range(3)]
+        assert sorted(delivery.content_type for delivery in deliveries) == [codec.JSON, codec.JSON, codec.MSGPACK]
+        read = [batch.messages(delivery.body, delivery.content_type) for delivery in deliveries]
+        assert sorted(message.payload for (message,) in read if isinstance(message, ServiceMessage)) == [0, 1, 2]
 
 
 async def test_an_instance_says_which_requests_it_does_not_have() -> None:
