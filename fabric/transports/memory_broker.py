@@ -18,6 +18,7 @@ from fabric.transports.exchange import Exchange
 from fabric.transports.headers import without_reserved
 from fabric.transports.memory_queue import Queue
 from fabric.transports.timers import Timers
+from fabric.transports.topology import former
 from fabric.wire.batch import BATCH, split_stored
 from fabric.wire.codec import MSGPACK
 from fabric.wire.message import MessageIds, Priority
@@ -108,6 +109,16 @@ class Broker:
             queue.delete()
         return queue is not None
 
+    def take_over(self, name: str) -> None:
+        """What the former queue of a group holds that is ordered from now on, or is not any more: it goes to the queue ``name``
+        once nobody consumes it there any more."""
+        queue, old = self._queues.get(name), self._queues.get(former(name))
+        if queue is None or queue.owner is not None or not queue.takers:
+            return
+        if old is not None and old.owner is None and not old.takers:
+            del self._queues[old.name]
+            old.hand_over(queue)
+
     def publish(
         self,
         exchange: str,
@@ -175,8 +186,7 @@ class Broker:
         delay = delays[min(held.attempt, len(delays)) - 1] if delays else 0.0
 
         def again() -> None:
-            if (present := self._queues.get(queue.name)) is not None:
-                present.append(held)
+            self._queues.get(queue.name, queue).append(held)
 
         self._keep(held.size, delay, again)
 

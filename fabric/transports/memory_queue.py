@@ -54,6 +54,7 @@ class Queue:
     ) -> None:
         self.name, self.owner, self.max_attempts = name, owner, max_attempts
         self.single, self.deleted = single, False
+        self._successor: Queue | None = None
         self._most_bytes, self._alarm, self._now = most_bytes, alarm, now
         self._bytes = 0
         self._backlog = Backlog()
@@ -83,16 +84,19 @@ class Queue:
         return True
 
     def append(self, held: Held) -> None:
-        """Put at the end, whatever it holds already."""
+        """Put at the end, whatever it holds already; where another queue has succeeded it, of that."""
         if self.deleted:
+            if self._successor is not None:
+                self._successor.append(held)
             return
         self._account(held.size)
         self._backlog.push(held)
         self.pump()
 
     def restore(self, held: Held) -> None:
-        """Put back where it was, to be delivered again."""
+        """Put back where it was, to be delivered again; where another queue has succeeded it, at the end of that."""
         if self.deleted:
+            self.append(held)
             return
         self._account(held.size)
         self._backlog.restore(held)
@@ -136,6 +140,16 @@ class Queue:
         takers, self._takers = self._takers, deque()
         for taker in takers:
             taker.cancelled()
+
+    def hand_over(self, successor: Queue) -> None:
+        """Be deleted, with all that it holds, and all that it is given still, going to ``successor``."""
+        waiting = list(self._backlog.drain())
+        for held in waiting:
+            self._account(-held.size)
+        self.delete()
+        self._successor = successor
+        for held in waiting:
+            successor.append(held)
 
     def _next_taker(self) -> Taker | None:
         takers = self._takers

@@ -11,6 +11,7 @@ from fabric.transports.backlog import Held
 from fabric.transports.base import DeadLetter, ExchangeKind, QueueSpec
 from fabric.transports.memory_broker import Broker, Outcome
 from fabric.transports.memory_queue import Queue
+from fabric.transports.topology import former
 from fabric.wire.message import Priority
 
 _MOST_REASON = 2_000
@@ -204,6 +205,8 @@ class Session:
         self._give_back(list(self._unacked))
         for queue in queues:
             queue.pump()
+        for subscription in subscriptions.values():
+            self._broker.take_over(former(subscription.queue.name))
         self._ended(self)
 
     def _give_back(self, tags: Sequence[int]) -> None:
@@ -252,6 +255,7 @@ class Session:
         self._subscriptions[id] = subscription
         queue.add(subscription)
         queue.pump()
+        self._broker.take_over(queue.name)
         return queue.name
 
     def _cancel(self, id: int) -> None:
@@ -266,6 +270,7 @@ class Session:
         if queue.owner is self and not queue.takers:
             self._exclusive.pop(queue.name, None)
             self._broker.delete_queue(queue.name)
+        self._broker.take_over(former(queue.name))
 
     def _bind(self, id: int, exchange: str, key: str) -> None:
         # A consumer that is not there was cancelled just now: the client makes it anew with all its keys.
