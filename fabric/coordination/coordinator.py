@@ -337,12 +337,14 @@ class Coordinator(Service):
 
     def _status(self) -> FleetStatus:
         self._sequence += 1
-        engine = self._leading().engine
+        term = self._leading()
+        engine = term.engine
         names = engine.plan.services if engine.plan is not None else ()
         status = fleet_status(
             engine,
             self._fleet.name,
             {name: self.hub.registry.instances(name) for name in names},
+            now=term.orchestrator.now,
             sequence=self._sequence,
             stopping=self._stopping,
         )

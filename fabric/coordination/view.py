@@ -62,12 +62,13 @@ _RUN: Mapping[Outcome, RunState] = {
 
 
 def fleet_status(
-    engine: Engine, fleet: str, announced: Mapping[str, tuple[Instance, ...]], *, sequence: int, stopping: bool
+    engine: Engine, fleet: str, announced: Mapping[str, tuple[Instance, ...]], *, now: float, sequence: int, stopping: bool
 ) -> FleetStatus:
     """Everything about the current run at this moment; before the first run only that there is none.
 
     Args:
         announced: by service, the instances as they announce themselves.
+        now: on the clock of the engine.
         sequence: grows with each status that is made.
     """
     plan = engine.plan
@@ -91,9 +92,9 @@ def fleet_status(
         sequence=sequence,
         state=state,
         started_at=engine.started_at,
-        elapsed=(engine.now if running else max(engine.finished_at, engine.started_at)) - engine.started_at,
+        elapsed=(now if running else max(engine.finished_at, engine.started_at)) - engine.started_at,
         progress=1.0 if not running or not services else settled / (2 * len(services)),
-        stages=tuple(_stage(engine, gate) for gate in engine.scheduler.gates),
+        stages=tuple(_stage(engine, gate, now) for gate in engine.scheduler.gates),
         services=services,
         roll=None if engine.roll is None else roll_status(engine.roll),
     )
@@ -147,14 +148,14 @@ def _service(engine: Engine, record: ServiceRecord, stage: str, announced: tuple
     )
 
 
-def _stage(engine: Engine, gate: Gate) -> StageStatus:
+def _stage(engine: Engine, gate: Gate, now: float) -> StageStatus:
     elapsed: float | None = None
     passed = gate.state.passable and gate.opened_at is not None
     # One that closed and opened once more after the start says nothing of how long the start took.
     again = passed and engine.outcome is not Outcome.RUNNING and (gate.opened_at or 0.0) > engine.finished_at
     if gate.entered_at is not None and not again:
-        elapsed = max(0.0, (gate.opened_at if passed and gate.opened_at is not None else engine.now) - gate.entered_at)
-    waits = gate.waits_for(engine.services, engine.now) if gate.state is GateState.CHECKING else tuple(gate.unmet)
+        elapsed = max(0.0, (gate.opened_at if passed and gate.opened_at is not None else now) - gate.entered_at)
+    waits = gate.waits_for(engine.services, now) if gate.state is GateState.CHECKING else tuple(gate.unmet)
     return StageStatus(
         name=gate.stage.name,
         state=_STAGE[gate.state],

@@ -40,8 +40,11 @@ class Explanation:
         return "\n".join(self.lines())
 
 
-def explain(engine: Engine, name: str) -> Explanation:
+def explain(engine: Engine, name: str, *, now: float | None = None) -> Explanation:
     """Why the service ``name`` is where it is.
+
+    Args:
+        now: on the clock of the engine; None is the time of the last event.
 
     Raises:
         UnknownName: the run has no such service.
@@ -49,7 +52,7 @@ def explain(engine: Engine, name: str) -> Explanation:
     """
     if name not in engine.scheduler.plan.services:
         raise UnknownName("service", name, used_by="explain", known=tuple(engine.scheduler.plan.services))
-    return _Explainer(engine).link(name, 0)
+    return _Explainer(engine, engine.now if now is None else max(now, engine.now)).link(name, 0)
 
 
 _DEPTH = 20
@@ -59,8 +62,8 @@ _LINKS = 200
 
 
 class _Explainer:
-    def __init__(self, engine: Engine) -> None:
-        self._engine, self._scheduler = engine, engine.scheduler
+    def __init__(self, engine: Engine, now: float) -> None:
+        self._engine, self._scheduler, self._now = engine, engine.scheduler, now
         self._gates = {gate_name(gate.stage): gate for gate in engine.scheduler.gates}
         self._told: set[str] = set()
 
@@ -94,7 +97,7 @@ class _Explainer:
 
     def _reasons(self, subject: str) -> list[str]:
         if subject in self._gates:
-            return list(self._gates[subject].waits_for(self._engine.services, self._engine.now))
+            return list(self._gates[subject].waits_for(self._engine.services, self._now))
         record = self._engine.services[subject]
         return self._obstacles(record) if record.state in (ServiceState.WAITING, ServiceState.BLOCKED) else []
 
@@ -113,7 +116,7 @@ class _Explainer:
         return sorted(ends), len(seen) - len(ends) - 1
 
     def _text(self, record: ServiceRecord) -> str:
-        now, state = self._engine.now, record.state
+        now, state = self._now, record.state
         if state is ServiceState.QUEUED:
             admission = self._scheduler.admission
             place = admission.queue.index(record.name) + 1
@@ -137,7 +140,7 @@ class _Explainer:
         return record.reason or "the run has not come to it yet"
 
     def _votes(self, record: ServiceRecord) -> str:
-        now, epoch = self._engine.now, self._engine.epoch
+        now, epoch = self._now, self._engine.epoch
         parts = []
         for place in sorted(record.instances.values(), key=lambda place: place.id):
             if place.id == REST:
@@ -176,7 +179,7 @@ class _Explainer:
         return found
 
     def _gate_text(self, gate: Gate) -> str:
-        now, epoch = self._engine.now, self._engine.epoch
+        now, epoch = self._now, self._engine.epoch
         waits = gate.waits_for(self._engine.services, now)
         parts = []
         for name in waits[:SOME]:

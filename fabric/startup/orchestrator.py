@@ -233,7 +233,7 @@ class StartupOrchestrator:
             UnknownName: there is no such service.
             LookupError: there was no run yet.
         """
-        return explain(self.engine, name)
+        return explain(self.engine, name, now=self.now)
 
     def profile(self) -> StartupProfile:
         """The profile of the current run as far as it has come.
@@ -289,9 +289,11 @@ class StartupOrchestrator:
             self._worker = asyncio.get_running_loop().create_task(self._work(), name="startup-orchestrator")
 
     def _receive(self, event: Event) -> None:
-        self._inbox.put_nowait((event, self._now()))
+        self._inbox.put_nowait((event, self.now))
 
-    def _now(self) -> float:
+    @property
+    def now(self) -> float:
+        """Seconds since 1970 on the clock of the engine."""
         return self._origin + self._clock.monotonic()
 
     async def _work(self) -> None:
@@ -393,5 +395,5 @@ class StartupOrchestrator:
             self._timer = asyncio.get_running_loop().create_task(self._ring(at), name="startup-timer")
 
     async def _ring(self, at: float) -> None:
-        await self._clock.sleep(at - self._now())
+        await self._clock.sleep(at - self.now)
         self._receive(TimerDue())

@@ -126,6 +126,19 @@ async def test_processes_may_come_later_than_the_run(bench: Bench) -> None:
     assert (await settled(hub, asked.run)).state is RunState.UP
 
 
+async def test_time_goes_on_while_nothing_happens(bench: Bench) -> None:
+    """The status, its stages and the explanation count up to the moment of asking, not to the last thing that happened."""
+    hub = await lead(bench)
+    first = await hub.call("coordinator", "up", UpOptions(), returns=FleetStatus)
+    async with asyncio.timeout(10):
+        while (status := await hub.call("coordinator", "status", returns=FleetStatus)).elapsed < first.elapsed + 0.3:
+            await asyncio.sleep(0.02)
+        assert (status.stages[0].elapsed or 0.0) >= 0.3
+        while ", for 0.0 s of 5 s" in (told := await hub.call("coordinator", "explain", {"service": "database"}, returns=str)):
+            await asyncio.sleep(0.02)
+    assert " s of 5 s; needs 1 ready" in told
+
+
 async def test_a_start_that_fails_once_is_tried_again(bench: Bench) -> None:
     """S1: the retry of the definition brings it up, and its dependents with it."""
     log: list[str] = []
