@@ -307,7 +307,11 @@ async def test_nobody_publishes_in_another_name(shop: Shop) -> None:
 
 async def test_the_doctor_agrees(shop: Shop) -> None:
     """`fabric doctor --service` finds nothing wrong with a user that has what was granted, and names what another lacks."""
-    needs: dict[str, tuple[tuple[str, ...], bool]] = {"store": ((), False), "mailer": (("order.*",), True)}
+    needs: dict[str, tuple[tuple[str, ...], bool]] = {
+        "store": ((), False),
+        "coordinator": ((), True),
+        "mailer": (("order.*",), True),
+    }
     for service, (topics, broadcasts) in needs.items():
         wanted = Wanted(topology=shop.topology, service=service, patterns=topics, broadcasts=broadcasts, message_bytes=1000)
         found = await examine(AmqpSettings.from_url(url_of(shop.node, service)), wanted)
