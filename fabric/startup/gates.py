@@ -91,7 +91,8 @@ class Gate:
                 and place.says_yes(now, epoch)
                 and place.streak >= gate.successes
                 and place.yes_since is not None
-                and now - place.yes_since >= gate.stable_for
+                # Worked out as the time to look again is, or rounding could let the two miss each other.
+                and now >= place.yes_since + gate.stable_for
             )
         )
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from hypothesis import settings
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
@@ -23,6 +24,7 @@ from fabric.startup.events import (
     Vote,
 )
 from fabric.startup.gates import GateState
+from fabric.startup.simulation import Behaviour, Simulation
 from tests.unit.startup.fleets import request, service, stage
 
 NAMES = ("kafka#1", "kafka#2", "kafka#3")
@@ -201,3 +203,14 @@ def test_definition_of_the_model_is_not_empty() -> None:
     assert leader.engine.scheduler.gates[0].state is GateState.OPEN
     assert any(command.service == "api" for command in leader.sent)
     assert isinstance(leader.engine.services["api"].definition, ServiceDefinition)
+
+
+@given(st.floats(0.0, 5.0), st.floats(0.001, 5.0), st.sampled_from([0.0, 1.0, 1_700_000_000.0]))
+@settings(max_examples=200, deadline=None)
+def test_gate_opens_at_the_moment_at_which_its_votes_have_lasted(seconds: float, stable_for: float, start: float) -> None:
+    """The minimum healthy time is over when its timer says so, however the sums of the times round."""
+    simulation = Simulation(lambda name, instance, attempt: Behaviour(seconds=seconds if name == "db" else 1.0), start=start)
+    stages = [stage("core", "db", required=["db"], stable_for=stable_for, timeout=60.0), stage("front", "web")]
+    end = simulation.run(request([service("db"), service("web")], stages))
+    assert end is not None
+    assert end.at - start == pytest.approx(seconds + stable_for + 1.0, abs=1e-5)
