@@ -11,6 +11,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from fabric.startup.definition import Condition
 from fabric.startup.engine import Engine
@@ -81,7 +82,7 @@ class Bound:
         between, so that no order takes less than r + its work / slots + q, for any r and q (the bound of Jackson and Carlier
         for one machine, shared by several). A named resource with a budget bounds in the same way.
         """
-        begins, rest, whole = self._begins(), self._rest(), self._chain()
+        begins, rest, whole = self._begins(), self._rest(), self.chain
         for resource, limit in self._limits.items():
             # Of each one: how early it can begin, its work, and what is left when it has ended.
             jobs = [
@@ -95,9 +96,11 @@ class Bound:
     def saved_without(self, name: str) -> float:
         """By how much the longest chain would be shorter if ``name`` took no time."""
         parts = {**self._parts, name: dataclasses.replace(self._parts[name], seconds=0.0)} if name in self._parts else self._parts
-        return self._chain() - Bound(parts, {})._chain()
+        return self.chain - Bound(parts, {}).chain
 
-    def _chain(self) -> float:
+    @cached_property
+    def chain(self) -> float:
+        """The longest chain, seconds."""
         begins = self._begins()
         return max((begins[name] + part.seconds for name, part in self._parts.items()), default=0.0)
 

@@ -85,9 +85,16 @@ class _Optimizer:
         last = profiles[-1]
         known = tuple(_only_known(stage, graph) for stage in last.stages)
         self._now = _Setup(services=graph.services, stages=known, options=last.options)
+        # Durations of different runs in one may run into a timeout, and then there is no makespan to compare with.
+        self._before = self._makespans(self._now)
+        self._drawn = len(self._samples)
+        self._samples = [sample for sample, seconds in zip(self._samples, self._before, strict=True) if math.isfinite(seconds)]
+        self._before = [seconds for seconds in self._before if math.isfinite(seconds)]
+        if not self._samples:
+            raise ConfigurationError("with the times of these runs the fleet does not come up: compare its timeouts with them")
 
     def advice(self) -> Advice:
-        before = self._makespans(self._now)
+        before = self._before
         best, proposals = self._improve(self._now, before)
         after = self._makespans(best)
         estimate = _estimate(before, after)
@@ -199,6 +206,11 @@ class _Optimizer:
 
     def _notes(self) -> tuple[str, ...]:
         notes = []
+        if len(self._samples) < self._drawn:
+            notes.append(
+                f"{self._drawn - len(self._samples)} of {self._drawn} samples are left out: with these times, drawn from "
+                "different runs, something takes longer than its timeout"
+            )
         if len(self._profiles) < 3:
             notes.append(f"this rests on {len(self._profiles)} run(s); three or more show how much times vary")
         if self._widths_seen < 2 and self._contention.cores == math.inf:

@@ -117,3 +117,19 @@ def test_advice_needs_a_run_that_went_well() -> None:
     simulation.run(request([service("db")]))
     with pytest.raises(ConfigurationError, match="at least one run"):
         optimize_startup(ServiceDependencyGraph([service("db")]), [profile_of(simulation.engine)])
+
+
+def test_mixed_times_that_run_into_a_timeout_are_left_out() -> None:
+    """Either of two services was slow in one run; both slow at once would be too long for their stage. The estimate is of runs
+    that come up, and a note says how many were left out."""
+    fleet = [service("a"), service("b", "a"), service("c"), service("web")]
+    stages = [stage("core", "a", "b", "c", required=["b", "c"], timeout=30.0), stage("front", "web")]
+    profiles = []
+    for slow in ("a", "b"):
+        simulation = simulate(**{name: Behaviour(seconds=25.0 if name == slow else 2.0) for name in "abc"})
+        simulation.run(request(fleet, stages))
+        profiles.append(profile_of(simulation.engine))
+    advice = optimize_startup(ServiceDependencyGraph(fleet), profiles)
+    assert 4.0 < advice.estimate.before < 31.0
+    assert advice.estimate.gain >= 0.0
+    assert any("samples are left out" in note for note in advice.notes)
