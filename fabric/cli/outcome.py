@@ -7,6 +7,7 @@ from collections.abc import Callable
 from fabric.coordination.status import FailureReport, FleetStatus, RunState
 from fabric.startup.codec import load
 from fabric.startup.profile import StartupProfile
+from fabric.startup.some import some
 
 
 def summary(status: FleetStatus) -> str:
@@ -45,7 +46,7 @@ def _of_cause(cause: FailureReport, log_of: Callable[[str], tuple[str, ...]], li
     if cause.attempts > 1:
         text.append(f"  tried {cause.attempts} times")
     if cause.blocked:
-        text.append(f"  not started because of it: {', '.join(cause.blocked)}")
+        text.append(f"  not started because of it: {some(cause.blocked)}")
     if cause.advice:
         text.append(f"  what to do: {cause.advice}")
     if log := (cause.log or log_of(cause.service))[-lines:]:
