@@ -11,7 +11,7 @@ from importlib import import_module
 from benchmarks.measure import say
 from benchmarks.targets import against_targets, kept
 
-NAMES = ("rpc", "latency", "events", "fan-out", "scale", "startup", "gates", "topologies", "plan", "memory")
+NAMES = ("rpc", "latency", "events", "fan-out", "scale", "startup", "gates", "topologies", "plan", "decision", "memory")
 
 
 def _one(name: str, options: list[str]) -> int:

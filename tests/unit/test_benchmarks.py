@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks import __main__ as commands
-from benchmarks import memory, plan, report, topologies
+from benchmarks import decision, memory, plan, report, topologies
 from benchmarks.gates import Member, fleet, overheads
 from benchmarks.hubs import called_by, service_of
 from benchmarks.load import closed, open_loop, quantile
@@ -150,12 +150,14 @@ def test_simulated_hubs_call_a_fixed_number_of_others() -> None:
 
 @pytest.mark.processes
 def test_what_needs_no_broker_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """``plan --quick`` and ``memory --quick`` go through and leave their results."""
+    """``--quick`` of plan, memory and decision goes through and leaves their results."""
     monkeypatch.chdir(tmp_path)
     assert plan.run(["--quick"]) == 0
     assert memory.run(["--quick", "--without-broker"]) == 0
+    assert decision.run(["--quick"]) == 0
     results = kept()
-    assert set(results) == {"plan", "memory"}
+    assert set(results) == {"plan", "memory", "decision"}
+    assert [row[:3] for row in results["decision"]["tables"][0]["rows"]] == [["1", "100", "0"], ["100", "20", "0"]]
     assert [row[0] for row in results["plan"]["tables"][0]["rows"]] == ["10", "100"]
     assert results["memory"]["values"]["import_ms"] > 0
     assert "Time to load" in capsys.readouterr().out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -28,6 +29,8 @@ from fabric.routing.breaker import HALF_OPEN, BreakerPolicy
 from fabric.routing.policies import Policies, RoutePolicy
 from fabric.routing.retry import RetryPolicy
 from fabric.testing import Bench
+from fabric.transports.base import Delivery, QueueSpec, Receiver
+from fabric.transports.linked_consumer import LinkedConsumer
 from fabric.transports.memory import MemoryNetwork, MemoryTransport
 from fabric.transports.topology import Topology
 from fabric.wire.message import MessageType
@@ -98,6 +101,39 @@ async def test_a_failing_service_is_left_alone_and_tried_again() -> None:
         assert await hub.call("node", "work") == node.hub.instance
         assert await hub.call("node", "work") == node.hub.instance
         assert hub.traffic.open_circuits == {}
+
+
+async def test_the_decision_falls_with_the_evidence() -> None:
+    """The answer that is too much and the open breaker are one step: when the hub has taken the body it is open, before any task
+    has run, and the call that comes next is not sent."""
+
+    class Stepped(MemoryTransport):
+        after: Callable[[], object] | None = None
+
+        async def consume(self, queue: QueueSpec, receiver: Receiver, *, timeout: float) -> LinkedConsumer:
+            def receive(delivery: Delivery) -> None:
+                receiver(delivery)
+                if self.after is not None:
+                    seen.append(self.after())
+
+            return await super().consume(queue, receive, timeout=timeout)
+
+    seen: list[object] = []
+    async with MemoryNetwork() as network, Puppet(network, "node", "node-0") as puppet:
+        link = Stepped(network, Topology())
+        async with Hub.connect("test", transport=link, policies=policies(breaker=TRIGGER, ejection=None)) as hub:
+            await hub.find("node")
+            calls = [asyncio.create_task(outcome(hub.call("node", "work"))) for _ in range(5)]
+            requests = [await puppet.next() for _ in calls]
+            for number, request in enumerate(requests):
+                link.after = lambda: (dict(hub.traffic.open_circuits), [call.done() for call in calls].count(True))
+                puppet.answer(request, error=outcomes.failed(RuntimeError("x")))
+                await eventually(lambda number=number: len(seen) == number + 1)  # type: ignore[misc]
+                link.after = None
+            assert await asyncio.gather(*calls) == ["RemoteError"] * 5
+            assert seen == [*(({}, number) for number in range(4)), ({"node": "open"}, 4)]
+            assert await outcome(hub.call("node", "work")) == "CircuitOpen"
+            assert not puppet.has(MessageType.REQUEST)
 
 
 async def test_half_open_lets_exactly_the_permitted_probes_through() -> None:

@@ -56,6 +56,14 @@ def test_random_is_fair_as_far_as_chance_goes(count: int) -> None:
     assert sum(found.values()) == CHOICES
 
 
+@pytest.mark.parametrize("count", [2, 3, 8])
+def test_random_shares_are_within_a_hundredth_of_themselves(count: int) -> None:
+    """Over so many calls that chance itself deviates by less than a fifth of that: each share within 1 % of what is due."""
+    candidates, calls = endpoints([1] * count), 250_000 * (count - 1)
+    found = shares(Random(random.Random(7)), candidates, calls)
+    assert all(abs(found[endpoint.id] * count / calls - 1) < 0.01 for endpoint in candidates)
+
+
 @pytest.mark.parametrize("weights", [[1, 2, 3], [5, 1, 1], [10, 10, 1], [1, 99], [7] * 4, [3, 1, 4, 1, 5, 9, 2, 6]])
 def test_weights_are_kept(weights: list[int]) -> None:
     """Over 10,000 choices each share is within 2 % of its weight's, and none starves."""

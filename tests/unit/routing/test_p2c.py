@@ -30,6 +30,15 @@ def test_equal_ones_get_equal_shares(count: int) -> None:
     assert all(abs(share - 1 / count) < 0.01 for share in shares(candidates).values())
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_equal_shares_are_within_a_hundredth_of_themselves(count: int) -> None:
+    """Over so many calls that chance itself deviates by less than a fifth of that: each share within 1 % of what is due."""
+    candidates = endpoints([1] * count)
+    for endpoint in candidates:
+        endpoint.latency.observe(0.01, 0.0)
+    assert all(abs(share * count - 1) < 0.01 for share in shares(candidates, calls=250_000 * (count - 1)).values())
+
+
 def test_the_worst_of_many_gets_nothing_and_the_best_most() -> None:
     """Of several the slowest is never the better of two; of two the quicker one gets every call."""
     candidates = endpoints([1] * 4)
