@@ -64,7 +64,7 @@ class Mailbox:
         answers: list[ServiceMessage] = []
         for message in received(delivery, self._limits):
             if isinstance(message, InvalidMessage):
-                _log.warning("%s refused an answer: %s", self._me.instance, message)
+                self._refusals.tell("%s refused an answer: %s", self._me.instance, message)
             elif message.type is MessageType.RESPONSE or message.type in _PARTS:
                 answers.append(message)
             elif message.type is MessageType.PROBE:
