@@ -176,14 +176,14 @@ async def test_a_memory_alarm(amqp: AmqpBackend, private_broker: BrokerNode) -> 
 async def test_a_long_alarm(amqp: AmqpBackend, private_broker: BrokerNode) -> None:
     """M11: a link that is blocked for longer than every limit of ours, with a ping under way when it begins, is not taken for
     dead, and works when the alarm is over."""
-    transport = await amqp.make(ping_interval=0.01, ping_timeout=0.3, operation_timeout=1.0)
+    transport = await amqp.make(ping_interval=0.01, ping_timeout=2.0, operation_timeout=1.0)
     events: Inbox[LinkEvent] = Inbox()
     transport.watch(events)
     await amqp.block()
     transport.post(amqp.topology.broadcast, "", b"makes the broker say that it is blocked")
     await events.next(lambda event: event.state is LinkState.BLOCKED)
     with pytest.raises(NotSent, match="blocked"):
-        await transport.send(amqp.topology.events, "made", b"", timeout=3)
+        await transport.send(amqp.topology.events, "made", b"", timeout=4)
     await amqp.unblock()
     await transport.send(amqp.topology.events, "made", b"", timeout=10)
     for _ in range(3):
