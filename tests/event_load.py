@@ -131,6 +131,14 @@ class EventLoad:
             while len(self.tally.confirmed) < count or len(self.tally.received) < count - 2 * MOST_HELD:
                 await asyncio.sleep(0.05)
 
+    async def goes_on_or_says_so(self, more: int) -> None:
+        """Until so many more are confirmed, or publishing ends typed: a node of 4.3 that is cut off keeps its links, and answers
+        all but confirms."""
+        confirmed, repeated = len(self.tally.confirmed) + more, self.tally.repeated
+        async with asyncio.timeout(PATIENCE):
+            while len(self.tally.confirmed) < confirmed and self.tally.repeated == repeated:
+                await asyncio.sleep(0.05)
+
     async def goes_on(self, more: int, *, everybody: bool = False) -> None:
         """Until so many more are confirmed and have come, and every consumer got some if ``everybody`` is to."""
         tally = self.tally
