@@ -23,6 +23,11 @@ from fabric.wire.codec import MSGPACK
 from fabric.wire.message import Priority
 
 _TIDY = 256
+_ENOUGH = 40
+"""Messages that leave although another body of their lane is under way, or others may come in the same turn: so the callee works
+on the first while the rest is made. Fewer give smaller bodies, each of which costs broker and callee as much as ten messages."""
+_MOST_BODIES = 3
+"""Of one lane that are under way at the same time."""
 
 
 class Parcel(Protocol):
@@ -43,13 +48,15 @@ class Parcel(Protocol):
 
 
 class _Lane:
-    __slots__ = ("busy", "bytes", "exchange", "items", "key", "priority", "tidy_at")
+    __slots__ = ("bodies", "busy", "bytes", "exchange", "items", "key", "priority", "tidy_at")
 
     def __init__(self, exchange: str, key: str, priority: Priority) -> None:
         self.exchange, self.key, self.priority = exchange, key, priority
         self.items: list[tuple[bytes, Parcel]] = []
         self.bytes = 0
         self.busy = False
+        self.bodies = 0
+        """How many are under way."""
         self.tidy_at = _TIDY
         """How many items make a look for unwanted ones worth while: twice what the last look left."""
 
@@ -109,6 +116,8 @@ class Outbox:
         if not lane.busy:
             lane.busy = True
             asyncio.get_running_loop().call_soon(self._flush, lane)
+        elif len(lane.items) >= _ENOUGH and lane.bodies < _MOST_BODIES:
+            self._flush(lane)
 
     def _link_changed(self, event: LinkEvent) -> None:
         if event.state is LinkState.READY and not event.consumer:
@@ -126,10 +135,13 @@ class Outbox:
         if state is not LinkState.READY and state is not LinkState.CLOSED:
             lane.busy = False
             return
+        if lane.bodies >= _MOST_BODIES:
+            return  # the first of them that ends goes on
         bodies, parcels = self._take(lane)
         if not bodies:
-            lane.busy = False
-            self._forget(lane)
+            if not lane.bodies:
+                lane.busy = False
+                self._forget(lane)
             return
         if len(bodies) == 1 and not lane.items and not self._under_way and (self._lone is None or not self._lone.wanted):
             lane.busy = False
@@ -137,6 +149,7 @@ class Outbox:
             self._start_lone(lane, bodies[0], parcels)
             return
         self._under_way += 1
+        lane.bodies += 1
         body, content_type = (bodies[0], MSGPACK) if len(bodies) == 1 else (batch.join(bodies), batch.BATCH)
         self._tasks.start(self._send_on(lane, body, content_type, parcels), lane.key)
 
@@ -177,6 +190,7 @@ class Outbox:
             await self._send(lane, body, content_type, parcels, answered=False)
         finally:
             self._under_way -= 1
+            lane.bodies -= 1
             self._flush(lane)
 
     async def _send(self, lane: _Lane, body: bytes, content_type: str, parcels: Sequence[Parcel], *, answered: bool) -> None:

@@ -209,6 +209,24 @@ async def test_one_body_of_a_lane_is_under_way_while_the_next_fills(desk: Desk) 
     assert [how for _, how in desk.told] == ["sent"] * 5
 
 
+async def test_many_of_one_turn_leave_in_parts_that_the_callee_can_work_on(desk: Desk) -> None:
+    """A body's worth leaves without waiting for the rest or for a confirm, in order, with a bound on what is under way."""
+    letters = [desk.put(b"%d" % number) for number in range(100)]
+    await settle()
+    assert [len(sending.parts) for sending in desk.transport.sendings] == [40, 40, 20]
+    letters += [desk.put(b"%d" % number) for number in range(100, 200)]
+    await settle()
+    assert len(desk.under_way) == 3
+    desk.under_way[1].end.set_result(None)
+    await settle()
+    assert [len(sending.parts) for sending in desk.transport.sendings] == [40, 40, 20, 100]
+    assert b"".join(part for sending in desk.transport.sendings for part in sending.parts) == b"".join(
+        b"%d" % number for number in range(200)
+    )
+    await desk.confirm()
+    assert all(desk.told_of(letter) == ["sent"] for letter in letters)
+
+
 async def test_only_a_lone_message_need_not_be_confirmed_at_once(desk: Desk) -> None:
     """What is the only message under way goes without a prompt confirm; another one meanwhile, or several, go with it."""
     lone = desk.put(b"1")
