@@ -19,14 +19,13 @@ from fabric.errors import FabricError, InvalidMessage
 from fabric.identity import Identity
 from fabric.lane import Lane
 from fabric.outflow import WINDOW, Misfit, Outflow, returned
-from fabric.received import received
 from fabric.refusals import Refusals
 from fabric.replies import Replies
 from fabric.routing import outcomes
 from fabric.transports.base import Delivery, Transport
 from fabric.transports.topology import Topology
 from fabric.values import problems
-from fabric.wire import codec
+from fabric.wire import batch, codec
 from fabric.wire.message import MessageType, ServiceMessage
 from fabric.workers import Workers
 
@@ -127,7 +126,7 @@ class Dispatcher:
 
     def receive(self, delivery: Delivery) -> None:
         now, wall, user = self._now(), self._clock.time(), delivery.user_id
-        for message in received(delivery, self._limits):
+        for message in batch.messages(delivery.body, delivery.content_type, self._limits):
             if isinstance(message, InvalidMessage):
                 self.invalid += 1
                 self._refusals.tell("%s refused a request: %s", self._instance, message)

@@ -11,12 +11,11 @@ from fabric.detector import Detector
 from fabric.errors import InvalidMessage
 from fabric.identity import Identity
 from fabric.presence import UP, Presence
-from fabric.received import received
 from fabric.refusals import Refusals
 from fabric.requests import PendingRequests
 from fabric.transports.base import Consumer, Delivery, LinkEvent, LinkState, Transport
 from fabric.transports.topology import Topology
-from fabric.wire import codec
+from fabric.wire import batch, codec
 from fabric.wire.message import MessageType, ServiceMessage
 
 _log = logging.getLogger("fabric.mailbox")
@@ -62,7 +61,7 @@ class Mailbox:
 
     def _receive(self, delivery: Delivery) -> None:
         answers: list[ServiceMessage] = []
-        for message in received(delivery, self._limits):
+        for message in batch.messages(delivery.body, delivery.content_type, self._limits):
             if isinstance(message, InvalidMessage):
                 self._refusals.tell("%s refused an answer: %s", self._me.instance, message)
             elif message.type is MessageType.RESPONSE or message.type in _PARTS:

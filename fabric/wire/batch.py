@@ -6,13 +6,13 @@ travels as it is, so that a client in another language need not know of batches 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgpack
 
 from fabric.errors import InvalidMessage
-from fabric.wire.codec import DEFAULT_LIMITS, Limits, decode
+from fabric.wire.codec import DEFAULT_LIMITS, MSGPACK, Limits, decode_all
 from fabric.wire.message import ServiceMessage
 
 BATCH: Final = "application/vnd.fabric.batch+msgpack"
@@ -65,16 +65,11 @@ def split_stored(body: bytes) -> list[bytes]:
     return list(parts)
 
 
-def messages(body: bytes, content_type: str, limits: Limits = DEFAULT_LIMITS) -> Iterator[ServiceMessage | InvalidMessage]:
-    """Each message of a body, or for a damaged one the error."""
+def messages(body: bytes, content_type: str, limits: Limits = DEFAULT_LIMITS) -> list[ServiceMessage | InvalidMessage]:
+    """Each message of a body in order, or for a damaged one the error."""
+    if content_type != BATCH:
+        return decode_all((body,), content_type, limits)
     try:
-        parts = split(body, content_type)
+        return decode_all(split(body, content_type), MSGPACK, limits)
     except InvalidMessage as error:
-        yield error
-        return
-    inner = "application/msgpack" if content_type == BATCH else content_type
-    for part in parts:
-        try:
-            yield decode(part, inner, limits)
-        except InvalidMessage as error:
-            yield error
+        return [error]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fabric.errors import InvalidMessage
 from fabric.wire import batch
 from fabric.wire.codec import JSON, MSGPACK, Limits, encode, encode_json
-from fabric.wire.message import ServiceMessage
+from fabric.wire.message import JsonMessage, ServiceMessage
 from tests.unit.wire.messages import messages, request, unhurried
 
 
@@ -18,19 +18,35 @@ from tests.unit.wire.messages import messages, request, unhurried
 @given(st.lists(messages(binary=True), max_size=3))
 def test_a_batch_keeps_messages_and_order(many: list[ServiceMessage]) -> None:
     """Any messages come out of a batch as they went in, in the same order."""
-    assert list(batch.messages(batch.join([encode(message) for message in many]), batch.BATCH)) == many
+    assert batch.messages(batch.join([encode(message) for message in many]), batch.BATCH) == many
 
 
 @unhurried
 @given(messages(binary=True))
 def test_a_lone_message_needs_no_batch(message: ServiceMessage) -> None:
     """A message that travels alone is read as what it is, in its own content type."""
-    assert list(batch.messages(encode(message), MSGPACK)) == [message]
+    assert batch.messages(encode(message), MSGPACK) == [message]
 
 
 def test_a_lone_json_message() -> None:
-    """A client in another language sends single JSON messages."""
-    assert list(batch.messages(encode_json(request({"a": 1})), JSON)) == [request({"a": 1})]
+    """A client in another language sends single JSON messages; that it was one is remembered, for the answer to be one too."""
+    (found,) = batch.messages(encode_json(request({"a": 1})), JSON)
+    assert type(found) is JsonMessage
+    assert found == request({"a": 1})
+
+
+@unhurried
+@given(st.binary(max_size=60), st.sampled_from([batch.BATCH, MSGPACK, JSON, "text/plain", ""]))
+def test_bytes_that_are_anything(body: bytes, content_type: str) -> None:
+    """M31 (dramatiq#848): whatever comes is messages or InvalidMessage."""
+    assert all(isinstance(item, ServiceMessage | InvalidMessage) for item in batch.messages(body, content_type))
+
+
+def test_keys_that_are_not_text_and_maps_of_many() -> None:
+    """A key that is not text is refused at any depth, and a map of many keys passes."""
+    bodies = [encode(request(payload)) for payload in ({b"key": 1}, {"a": {b"key": 1}}, {str(n): [n] for n in range(20)})]
+    found = batch.messages(batch.join(bodies), batch.BATCH)
+    assert [type(item) for item in found] == [InvalidMessage, InvalidMessage, ServiceMessage]
 
 
 @unhurried
@@ -38,7 +54,7 @@ def test_a_lone_json_message() -> None:
 def test_a_damaged_message_spoils_only_itself(parts: list[bytes | ServiceMessage]) -> None:
     """M31 (dramatiq#848): each good message of a batch arrives, each bad one is an InvalidMessage in its place."""
     bodies = [encode(part) if isinstance(part, ServiceMessage) else part for part in parts]
-    found = list(batch.messages(batch.join(bodies), batch.BATCH))
+    found = batch.messages(batch.join(bodies), batch.BATCH)
     assert len(found) == len(parts)
     for part, item in zip(parts, found, strict=True):
         if isinstance(part, ServiceMessage):
