@@ -205,9 +205,9 @@ async def test_a_delay_whose_queue_is_deleted(amqp: AmqpBackend) -> None:
     transport = await amqp.transport()
     inbox: Inbox[Delivery] = Inbox()
     await transport.consume(group(amqp.topology), inbox, timeout=5)
-    await transport.send(amqp.topology.events, "todo.made", b"gone", timeout=5, delay=3)
-    await amqp.delete_queue(amqp.topology.delayed(3000))
-    await transport.send(amqp.topology.events, "todo.made", b"comes", timeout=5, delay=3)
+    await transport.send(amqp.topology.events, "todo.made", b"gone", timeout=5, delay=8)
+    await amqp.delete_queue(amqp.topology.delayed(8000))
+    await transport.send(amqp.topology.events, "todo.made", b"comes", timeout=5, delay=8)
     assert (await inbox.next()).body == b"comes"
     assert len(inbox) == 1
 
