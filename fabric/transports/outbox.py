@@ -23,10 +23,10 @@ from fabric.wire.codec import MSGPACK
 from fabric.wire.message import Priority
 
 _TIDY = 256
-_ENOUGH = 40
+_ENOUGH = 50
 """Messages that leave although another body of their lane is under way, or others may come in the same turn: so the callee works
 on the first while the rest is made. Fewer give smaller bodies, each of which costs broker and callee as much as ten messages."""
-_MOST_BODIES = 3
+_MOST_BODIES = 2
 """Of one lane that are under way at the same time."""
 
 
