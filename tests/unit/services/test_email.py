@@ -69,7 +69,7 @@ async def test_two_instances_send_one(bench: Bench, hub: Hub, mails: EmailServic
     async with held._claim("k1"):
         request = EmailRequest(key="k1", to="ann@example.org", subject="Hello", text="x")
         with pytest.raises(RemoteError) as raised:
-            await hub.call("email-service", "send_email", request, instance="email-1", timeout=0.3)
+            await hub.call("email-service", "send_email", request, instance="email-1", timeout=3.0)
         assert (raised.value.code, raised.value.retryable) == ("email.under-way", True)
     receipt = await hub.call("email-service", "send_email", request, instance="email-1", returns=EmailReceipt)
     assert not receipt.repeated
