@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from fabric.clock import Clock
@@ -17,7 +17,7 @@ from fabric.config import Settings
 from fabric.errors import FabricError, InvalidMessage, NoRoute, TransportClosed, TransportError
 from fabric.identity import Identity
 from fabric.refusals import Refusals
-from fabric.routing.instance import Instance
+from fabric.routing.instance import Instance, InstanceState
 from fabric.routing.registry import ServiceRegistry
 from fabric.tasks import Tasks
 from fabric.transports.base import Consumer, Delivery, LinkEvent, LinkState, Transport
@@ -168,7 +168,9 @@ class Presence:
             until, reason = min(deadline, now() + FIRST_ANSWER_TIMEOUT), "somebody is bound to it, but does not answer"
         while not found():
             if idle := self._idle(service, capability):
-                return idle
+                reason = idle
+                if not self._about_to_run(service, capability):
+                    return reason
             if now() >= until or not await self._news(until - now()):
                 return reason
             if self._closed:
@@ -198,9 +200,16 @@ class Presence:
             return str(error)
         return ""
 
+    def _about_to_run(self, service: str | None, capability: str | None) -> bool:
+        """Whether one of them only waits for its first health check, and may be known to others as ready already."""
+        return any(instance.state is InstanceState.STARTING for instance in self._known(service, capability))
+
+    def _known(self, service: str | None, capability: str | None) -> Sequence[Instance]:
+        return self._registry.instances(service) if service is not None else self._registry.offering(str(capability))
+
     def _idle(self, service: str | None, capability: str | None) -> str:
         """Those that are there and take no calls."""
-        known = self._registry.instances(service) if service is not None else self._registry.offering(str(capability))
+        known = self._known(service, capability)
         idle = [f"{instance.id} is {instance.state}" for instance in known if not instance.takes_calls]
         return ", ".join(idle[:3]) if len(idle) == len(known) else ""
 

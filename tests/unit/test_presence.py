@@ -79,11 +79,32 @@ async def test_discover_all_in_an_empty_fleet_finds_nobody() -> None:
 
 async def test_an_instance_that_takes_no_calls_is_named_as_the_reason() -> None:
     """Where somebody is there and not ready the error says who and in which state, and says so at once."""
-    async with Bench() as bench, Puppet(bench.network, "clerk", "clerk-0", state=InstanceState.STARTING):
+    async with Bench() as bench, Puppet(bench.network, "clerk", "clerk-0", state=InstanceState.INITIALIZING):
         hub = await bench.hub()
-        with pytest.raises(NoInstance, match="clerk-0 is starting") as caught:
+        with pytest.raises(NoInstance, match="clerk-0 is initializing") as caught:
             await hub.call("clerk", "who")
         assert caught.value.elapsed < 0.5
+
+
+async def test_an_instance_that_is_about_to_run_is_waited_for() -> None:
+    """Whoever was started because a service is ready may call it before he has heard so himself: the call waits for the news."""
+    async with Bench() as bench, Puppet(bench.network, "clerk", "clerk-0", state=InstanceState.STARTING) as clerk:
+        hub = await bench.hub()
+        call = asyncio.create_task(hub.call("clerk", "who", timeout=5.0))
+        await until(hub, "clerk", 1)
+        await turns(20)
+        assert not call.done()
+        clerk.announce(state=InstanceState.RUNNING)
+        clerk.answer(await clerk.next(), "clerk-0")
+        assert await call == "clerk-0"
+
+
+async def test_an_instance_that_does_not_get_to_run_is_not_waited_for_until_the_timeout() -> None:
+    """After a second the call ends, and the error names the instance and its state."""
+    async with Bench() as bench, Puppet(bench.network, "clerk", "clerk-0", state=InstanceState.STARTING):
+        hub = await bench.hub()
+        with pytest.raises(NoInstance, match="clerk-0 is starting"):
+            await asyncio.wait_for(hub.call("clerk", "who", timeout=30.0), 10.0)
 
 
 async def test_somebody_who_is_bound_and_says_nothing_is_waited_for_a_second() -> None:
