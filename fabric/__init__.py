@@ -14,8 +14,8 @@ if TYPE_CHECKING:  # what type checkers see; at run time each name is imported w
     from fabric.hub import Hub
     from fabric.inflow import Stream
     from fabric.options import CallOptions
-    from fabric.routing.breaker import BreakerPolicy
-    from fabric.routing.ejection import EjectionPolicy
+    from fabric.routing.breaker_policy import BreakerPolicy
+    from fabric.routing.ejection_policy import EjectionPolicy
     from fabric.routing.policies import Policies, RoutePolicy
     from fabric.routing.registry import ServiceRegistry
     from fabric.routing.retry import RetryPolicy
@@ -31,12 +31,12 @@ if TYPE_CHECKING:  # what type checkers see; at run time each name is imported w
 __version__ = "0.1.0"
 
 _HOMES = {
-    "BreakerPolicy": "fabric.routing.breaker",
+    "BreakerPolicy": "fabric.routing.breaker_policy",
     "CallError": "fabric.errors",
     "CallOptions": "fabric.options",
     "ConfigurationError": "fabric.errors",
     "DEFAULT_STARTUP_STAGES": "fabric.startup.default_fleet",
-    "EjectionPolicy": "fabric.routing.ejection",
+    "EjectionPolicy": "fabric.routing.ejection_policy",
     "FabricError": "fabric.errors",
     "Health": "fabric.health",
     "Hub": "fabric.hub",

@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from fabric.errors import ConfigurationError
 from fabric.routing.balancing import strategy
-from fabric.routing.breaker import BreakerPolicy
-from fabric.routing.ejection import EjectionPolicy
+from fabric.routing.breaker_policy import BreakerPolicy
+from fabric.routing.ejection_policy import EjectionPolicy
 from fabric.routing.retry import RetryPolicy
 
 NEAR: Final = ("host", "zone")

@@ -1,4 +1,4 @@
-"""When a failed attempt is followed by another, and how many a hub may afford."""
+"""When a failed attempt is followed by another."""
 
 from __future__ import annotations
 
@@ -87,28 +87,3 @@ def adds_load(error: CallError) -> bool:
     """Whether another attempt asks more of those that were asked already, which a budget has to pay for. Going elsewhere does
     not, nor does what never reached anybody: the broker refuses a whole body of calls for an inbox that just died."""
     return not (goes_elsewhere(error) or isinstance(error, CallNotSent))
-
-
-_CRUMBS = 1e-9
-"""What ten times a tenth lacks of one."""
-
-
-class RetryBudget:
-    """Each call adds a fraction of a retry, each retry takes one (as Finagle's RetryBudget, without its time window)."""
-
-    __slots__ = ("_ceiling", "_ratio", "_tokens")
-
-    def __init__(self, policy: RetryPolicy) -> None:
-        self._ratio = policy.budget_ratio
-        self._tokens = policy.budget_burst
-        self._ceiling = max(policy.budget_burst, 1.0)  # below 1 no retry could ever be saved up for
-
-    def deposit(self) -> None:
-        if self._tokens < self._ceiling:
-            self._tokens = min(self._ceiling, self._tokens + self._ratio)
-
-    def withdraw(self) -> bool:
-        if self._tokens < 1.0 - _CRUMBS:
-            return False
-        self._tokens -= 1.0
-        return True

@@ -12,7 +12,7 @@ from fabric.routing.breaker import Breaker
 from fabric.routing.ejection import Ejections
 from fabric.routing.policies import RoutePolicy
 from fabric.routing.registry import Endpoint, ServiceRegistry
-from fabric.routing.retry import RetryBudget
+from fabric.routing.retry_budget import RetryBudget
 from fabric.routing.versions import version_range
 
 CAPABILITY: Final = "capability:"

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fabric.routing.breaker import CLOSED
-from fabric.routing.ejection import EjectionPolicy, Ejections
+from fabric.routing.ejection import Ejections
+from fabric.routing.ejection_policy import EjectionPolicy
 from fabric.routing.policies import Policies
 from fabric.routing.registry import ServiceRegistry
 from fabric.routing.route import Route

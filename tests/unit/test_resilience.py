@@ -25,11 +25,12 @@ from fabric.errors import (
 )
 from fabric.hub import Hub
 from fabric.routing import outcomes
-from fabric.routing.breaker import HALF_OPEN, BreakerPolicy
+from fabric.routing.breaker import HALF_OPEN
+from fabric.routing.breaker_policy import BreakerPolicy
 from fabric.routing.policies import Policies, RoutePolicy
 from fabric.routing.retry import RetryPolicy
 from fabric.testing import Bench
-from fabric.transports.base import Delivery, QueueSpec, Receiver
+from fabric.transports.base import Delivery, QueueSpec, Receiver, Told, UnderWay
 from fabric.transports.linked_consumer import LinkedConsumer
 from fabric.transports.memory import MemoryNetwork, MemoryTransport
 from fabric.transports.topology import Topology
@@ -343,10 +344,10 @@ class Refusing(MemoryTransport):
 
     victim = ""
 
-    async def send(self, exchange: str, key: str, body: bytes, **options: Any) -> None:
+    def submit(self, exchange: str, key: str, body: bytes, told: Told, **options: Any) -> UnderWay | None:
         if key == self.victim:
             raise NotSent("a queue behind it failed")
-        await super().send(exchange, key, body, **options)
+        return super().submit(exchange, key, body, told, **options)
 
 
 async def test_calls_that_the_broker_refuses_go_elsewhere_whatever_the_budget() -> None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
 from fabric.errors import ConfigurationError
-from fabric.routing.breaker import CLOSED, HALF_OPEN, OPEN, Breaker, BreakerPolicy
+from fabric.routing.breaker import CLOSED, HALF_OPEN, OPEN, Breaker
+from fabric.routing.breaker_policy import BreakerPolicy
 from fabric.routing.window import STEPS
 
 POLICY = BreakerPolicy(window=10.0, minimum_calls=4, failure_rate=0.5, open_for=2.0, open_at_most=5.0, probes=2)

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from fabric.errors import ConfigurationError
 from fabric.routing.balancing import STRATEGIES
-from fabric.routing.breaker import BreakerPolicy
-from fabric.routing.ejection import EjectionPolicy, Ejections
+from fabric.routing.breaker_policy import BreakerPolicy
+from fabric.routing.ejection import Ejections
+from fabric.routing.ejection_policy import EjectionPolicy
 from fabric.routing.policies import RoutePolicy
 from fabric.routing.registry import ServiceRegistry
 from tests.unit.routing.instances import instance

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from fabric.errors import ConfigurationError
 from fabric.routing.balancing import STRATEGIES
-from fabric.routing.breaker import BreakerPolicy
-from fabric.routing.ejection import EjectionPolicy
+from fabric.routing.breaker_policy import BreakerPolicy
+from fabric.routing.ejection_policy import EjectionPolicy
 from fabric.routing.policies import Policies, RoutePolicy
 from fabric.routing.retry import RetryPolicy
 from tests.unit.wire.messages import unhurried

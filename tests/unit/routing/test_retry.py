@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from fabric import errors
 from fabric.errors import CallError, ConfigurationError
-from fabric.routing.retry import RetryBudget, RetryPolicy, adds_load, goes_elsewhere
+from fabric.routing.retry import RetryPolicy, adds_load, goes_elsewhere
+from fabric.routing.retry_budget import RetryBudget
 from tests.unit.wire.messages import unhurried
 
 

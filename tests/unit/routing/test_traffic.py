@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from fabric.errors import ConfigurationError
 from fabric.health import Health
 from fabric.routing.balancing import STRATEGIES
-from fabric.routing.breaker import OPEN, BreakerPolicy
+from fabric.routing.breaker import OPEN
+from fabric.routing.breaker_policy import BreakerPolicy
 from fabric.routing.policies import Policies, RoutePolicy
 from fabric.routing.registry import ServiceRegistry
 from fabric.routing.retry import RetryPolicy
