@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
+from fabric.deadlines import Lookout
 from fabric.errors import ConfigurationError, ConnectionLost, FabricError, NoRoute, NotSent
 from fabric.transports import amqp_frames as frames
+from fabric.transports.base import Told
+
+_log = logging.getLogger("fabric.transports.amqp")
 
 
 class Sending:
-    """One publish that waits for its confirm."""
+    """One publish that waits for its confirm. See ``UnderWay``.
 
-    __slots__ = ("done", "exchange", "id", "key")
+    Args:
+        timeout: seconds that it has.
+        due: when these are over, in the loop's time.
+    """
 
-    def __init__(self, done: asyncio.Future[None], exchange: str, key: str, id: str) -> None:
-        self.done, self.exchange, self.key, self.id = done, exchange, key, id
+    __slots__ = ("_told", "due", "ended", "exchange", "id", "key", "timeout")
 
-    def expire(self, timeout: float) -> None:
-        if not self.done.done():
-            self.done.set_exception(ConnectionLost(f"sent but not confirmed within {timeout:g} s"))
+    def __init__(self, told: Told, exchange: str, key: str, id: bytes, timeout: float, due: float) -> None:
+        self._told, self.exchange, self.key, self.id = told, exchange, key, id
+        self.timeout, self.due = timeout, due
+        self.ended = False
 
-    def fail(self, error: FabricError) -> None:
-        if not self.done.done():
-            self.done.set_exception(error)
+    def end(self, error: FabricError | None) -> None:
+        """Tell how it ended, unless that is told already."""
+        if not self.ended:
+            self.ended = True
+            try:
+                self._told(error)
+            except Exception:  # what others do with the news must not keep the frames behind from being read
+                _log.exception("who sent to %r, %r failed to hear how it ended", self.exchange, self.key)
+
+    def forget(self) -> None:
+        self.ended = True
 
 
 class Confirms:
@@ -32,7 +48,8 @@ class Confirms:
     def __init__(self) -> None:
         self._tag = 0
         self._sendings: dict[int, Sending] = {}
-        self._tags: dict[str, int] = {}
+        self._tags: dict[bytes, int] = {}
+        self._lookout: Lookout[Sending] = Lookout(self._sendings, _expire)
         self.closed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     @property
@@ -45,6 +62,8 @@ class Confirms:
         self._tag += 1
         self._sendings[self._tag] = sending
         self._tags[sending.id] = self._tag
+        if sending.due < self._lookout.next:
+            self._lookout.expect(sending.due)
 
     def on_confirm(self, tag: int, *, multiple: bool, taken: bool) -> None:
         if not multiple:
@@ -58,21 +77,17 @@ class Confirms:
         if sending is None:
             return
         self._tags.pop(sending.id, None)
-        if sending.done.done():
-            return
         if taken:
-            sending.done.set_result(None)
+            sending.end(None)
         else:
-            sending.fail(
-                NotSent(f"the broker refused it: a queue behind {sending.exchange!r}, {sending.key!r} is full or failed")
-            )
+            sending.end(NotSent(f"the broker refused it: a queue behind {sending.exchange!r}, {sending.key!r} is full or failed"))
 
     def on_content(self, method: bytes, header: bytes, body: bytes) -> None:
         """Returned: it comes before the confirm of the same publish."""
         id = frames.read_properties(header).message_id
-        sending = self._sendings.get(self._tags.get(id or "", 0))
+        sending = self._sendings.get(self._tags.get((id or "").encode(), 0))
         if sending is not None:
-            sending.fail(NoRoute(sending.exchange, sending.key))
+            sending.end(NoRoute(sending.exchange, sending.key))
 
     def on_fence(self) -> bool:
         return False
@@ -82,25 +97,30 @@ class Confirms:
 
     def on_close(self, code: int, reason: str) -> None:
         """The broker tells which exchange it minds, not which publish; nothing behind that one was looked at."""
+        if not self.closed.done():  # before anybody hears of it, who may want to send more at once
+            self.closed.set_result(f"{code} {reason}")
         for sending in self._take_all():
             if code == 404 and f"'{sending.exchange}'" in reason:
-                sending.fail(NoRoute(sending.exchange, sending.key))
+                sending.end(NoRoute(sending.exchange, sending.key))
             elif code == 403 and f"'{sending.exchange}'" in reason:
-                sending.fail(ConfigurationError(f"publishing to {sending.exchange!r}: refused: {reason}"))
+                sending.end(ConfigurationError(f"publishing to {sending.exchange!r}: refused: {reason}"))
             else:
-                sending.fail(ConnectionLost(f"the channel was closed before it was confirmed: {code} {reason}"))
-        if not self.closed.done():
-            self.closed.set_result(f"{code} {reason}")
+                sending.end(ConnectionLost(f"the channel was closed before it was confirmed: {code} {reason}"))
 
     def lose(self, reason: str) -> None:
         for sending in self._take_all():
-            sending.fail(ConnectionLost(f"sent but not confirmed: {reason}"))
+            sending.end(ConnectionLost(f"sent but not confirmed: {reason}"))
 
     def _take_all(self) -> list[Sending]:
         sendings = list(self._sendings.values())
         self._sendings.clear()
         self._tags.clear()
+        self._lookout.close()
         return sendings
+
+
+def _expire(sending: Sending) -> None:
+    sending.end(ConnectionLost(f"sent but not confirmed within {sending.timeout:g} s"))
 
 
 FENCE_SECONDS = 0.01
@@ -131,7 +151,7 @@ class Fences(Confirms):
     def look(self) -> None:
         """Ask, if somebody waits to know."""
         self._forget_timer()
-        for tag in [tag for tag, sending in self._sendings.items() if sending.done.done()]:
+        for tag in [tag for tag, sending in self._sendings.items() if sending.ended]:
             del self._tags[self._sendings.pop(tag).id]
         if self._sendings and not self._asked_at_tag and not self.is_closed:
             self._asked_at_tag = self._tag

@@ -61,25 +61,22 @@ class Settled(Protocol):
 class AmqpDelivery:
     """See ``Delivery``. What nobody asks for is not read."""
 
-    __slots__ = ("_carried", "_exchange", "_key", "_properties", "_raw", "body", "redelivered", "settled", "source", "tag")
+    __slots__ = ("_carried", "_method", "body", "properties", "redelivered", "settled", "source", "tag")
 
-    def __init__(self, source: Source, tag: int, redelivered: bool, exchange: str, key: str, raw: bytes, body: bytes) -> None:
-        self.source, self.tag, self.redelivered, self.body = source, tag, redelivered, body
+    def __init__(
+        self, source: Source, tag: int, redelivered: bool, method: bytes, properties: amqp_frames.Properties, body: bytes
+    ) -> None:
+        """``method``: the payload of the frame that said all this."""
+        self.source, self.tag, self.redelivered, self.properties, self.body = source, tag, redelivered, properties, body
         self.settled = False
-        self._exchange, self._key, self._raw = exchange, key, raw
-        self._properties: amqp_frames.Properties | None = None
+        self._method = method
         self._carried: amqp_durable.Carried | None = None
-
-    @property
-    def properties(self) -> amqp_frames.Properties:
-        if self._properties is None:
-            self._properties = amqp_frames.read_properties(self._raw)
-        return self._properties
 
     @property
     def carried(self) -> amqp_durable.Carried:
         if self._carried is None:
-            self._carried = amqp_durable.carried(self.properties, self._exchange, self._key, ours=self.source.ours)
+            exchange, key = amqp_frames.read_place(self._method)
+            self._carried = amqp_durable.carried(self.properties, exchange, key, ours=self.source.ours)
         return self._carried
 
     @property
@@ -120,7 +117,8 @@ class AmqpDelivery:
 
     @property
     def user_id(self) -> str | None:
-        return self.carried.user_id
+        # without headers it carries nothing of a past
+        return self.carried.user_id if self.properties.headers else self.properties.user_id
 
     def settle(self, *, stored: bool) -> bool | None:
         return stored

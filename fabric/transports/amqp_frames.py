@@ -25,7 +25,7 @@ HEARTBEAT_FRAME = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 FRAME_HEAD = struct.Struct(">BHI")
 LONG = struct.Struct(">I")
 LONG_LONG = struct.Struct(">Q")
-_CONTENT_HEAD = struct.Struct(">BHIHHQ")
+CONTENT_HEAD = struct.Struct(">BHIHHQ")
 _ACK = struct.Struct(">BHIHHQBB")
 _QOS = struct.Struct(">BHIHHIHBB")
 _INT64 = struct.Struct(">q")
@@ -111,10 +111,30 @@ def properties(
     return b"".join(parts)
 
 
+class Prepared:
+    """The properties of messages that differ in nothing but when they expire and in their id, which is most of them."""
+
+    __slots__ = ("_begin", "_end")
+
+    def __init__(self, *, content_type: str, priority: int, user_id: str | None) -> None:
+        flags = _CONTENT_TYPE | _DELIVERY_MODE | _PRIORITY | _EXPIRATION | _MESSAGE_ID | (_USER_ID if user_id is not None else 0)
+        self._begin = _SHORT.pack(flags) + short_string(content_type) + bytes((1, priority))
+        self._end = short_string(user_id) if user_id is not None else b""
+
+    def filled(self, expires: float, message_id: bytes) -> bytes:
+        """
+        Args:
+            expires: seconds, from 0 to the largest number that 255 digits can write.
+            message_id: at most 255 bytes.
+        """
+        milliseconds = b"%d" % math.ceil(expires * 1000)
+        return b"%b%c%b%c%b%b" % (self._begin, len(milliseconds), milliseconds, len(message_id), message_id, self._end)
+
+
 def publish(method: bytes, channel: int, frame_max: int, properties: bytes, body: bytes) -> bytes:
     """All frames of one publish, ready to write."""
     size = len(body)
-    head = _CONTENT_HEAD.pack(HEADER, channel, 12 + len(properties), BASIC, 0, size)
+    head = CONTENT_HEAD.pack(HEADER, channel, 12 + len(properties), BASIC, 0, size)
     room = frame_max - 8
     if size <= room:
         if not size:
@@ -175,6 +195,19 @@ def _value(value: Any) -> bytes:
 def read_short_string(data: bytes, offset: int) -> tuple[str, int]:
     end = offset + 1 + data[offset]
     return data[offset + 1 : end].decode(errors="replace"), end
+
+
+def read_tag(deliver: bytes) -> tuple[int, bool]:
+    """Of the payload of a deliver method: the delivery's tag, and whether it was delivered before."""
+    offset = 5 + deliver[4]
+    (tag,) = LONG_LONG.unpack_from(deliver, offset)
+    return tag, bool(deliver[offset + 8])
+
+
+def read_place(deliver: bytes) -> tuple[str, str]:
+    """Of the same: the exchange and the key with which it was published."""
+    exchange, end = read_short_string(deliver, 14 + deliver[4])
+    return exchange, read_short_string(deliver, end)[0]
 
 
 def read_properties(data: bytes) -> Properties:

@@ -24,6 +24,7 @@ from fabric.wire.batch import BATCH
 _log = logging.getLogger("fabric.transports.amqp")
 
 _MOST_PRIORITY = 3
+_MOST_KNOWN = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +68,7 @@ class Intake:
         self._most_attempts = orders.spec.max_attempts if orders.spec.durable else 0
         self._places = Places(orders.spec.prefetch, self._begin, self._put_back) if orders.spec.durable else None
         self._wholes: dict[int, Whole] = {}
+        self._known: dict[bytes, amqp_frames.Properties] = {}
         self.queue = ""
 
     @property
@@ -207,11 +209,8 @@ class Intake:
     # -- as a lane ------------------------------------------------------------------------------------------------
 
     def on_content(self, method: bytes, header: bytes, body: bytes) -> None:
-        offset = 5 + method[4]
-        (tag,) = amqp_frames.LONG_LONG.unpack_from(method, offset)
-        exchange, end = amqp_frames.read_short_string(method, offset + 9)
-        key, _ = amqp_frames.read_short_string(method, end)
-        delivery = AmqpDelivery(self, tag, bool(method[offset + 8]), exchange, key, header, body)
+        tag, redelivered = amqp_frames.read_tag(method)
+        delivery = AmqpDelivery(self, tag, redelivered, method, self._properties(header), body)
         if self._acks is not None:
             self._acks.add(tag)
         else:
@@ -220,6 +219,15 @@ class Intake:
             self._held.append(delivery)
         else:
             self._hand_over(delivery)
+
+    def _properties(self, header: bytes) -> amqp_frames.Properties:
+        """Answers all look the same, and so do heartbeats: what was read once need not be read again."""
+        known = self._known.get(header)
+        if known is None:
+            known = amqp_frames.read_properties(header)
+            if known.message_id is None and not known.headers and len(self._known) < _MOST_KNOWN:
+                self._known[header] = known
+        return known
 
     def _hand_over(self, delivery: AmqpDelivery) -> None:
         if self._places is None:

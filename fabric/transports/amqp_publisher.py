@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import os
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from aiormq.channel import Channel
@@ -15,8 +18,9 @@ from fabric.transports import amqp_frames as frames
 from fabric.transports.amqp_confirms import Confirms, Fences, Sending
 from fabric.transports.amqp_link import Link
 from fabric.transports.amqp_settings import AmqpSettings
+from fabric.transports.base import Told
 from fabric.transports.headers import check_key, checked_headers
-from fabric.wire.message import MessageIds, Priority
+from fabric.wire.message import Priority
 
 _log = logging.getLogger("fabric.transports.amqp")
 
@@ -54,12 +58,22 @@ async def _closed(lane: Confirms, link: Link) -> bool:
     return True
 
 
+def _settle(done: asyncio.Future[None], error: FabricError | None) -> None:
+    if done.done():
+        return
+    if error is None:
+        done.set_result(None)
+    else:
+        done.set_exception(error)
+
+
 class Publisher:
     """Sends on whatever link there is now. ``attach`` gives it one, ``detach`` takes it away."""
 
     def __init__(self, settings: AmqpSettings) -> None:
         self._settings = settings
-        self._ids = MessageIds()
+        self._loop = asyncio.get_running_loop()
+        self._id_begin, self._count = f"{ATTEMPT_MARK}{os.urandom(8).hex()}-".encode(), itertools.count(1)
         self._tasks = Tasks("amqp publisher")
         self._confirmed: _Outlet | None = None
         self._fenced: _Outlet | None = None
@@ -70,7 +84,8 @@ class Publisher:
         self._closed = False
         self._waiting = 0
         self._waiting_bytes = 0
-        self._prepared: dict[tuple[str, bool, int], bytes] = {}
+        self._prepared: dict[tuple[str, int], bytes] = {}
+        self._expiring: dict[tuple[str, int], frames.Prepared] = {}
 
     # -- the link -------------------------------------------------------------------------------------------------
 
@@ -180,15 +195,12 @@ class Publisher:
         """As ``Transport.send``. ``own_headers`` are ours, whose names are reserved."""
         self._check(key, body)
         table = self._table(headers, message_id, own_headers)
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
+        due = self._loop.time() + timeout
         if not self._usable():
-            await self._wait_open(deadline, len(body))
+            await self._wait_open(due, len(body))
         if self._closed:
             raise TransportClosed("the transport is closed")
-        outlet = self._fenced if answered and mandatory else self._confirmed
-        assert outlet is not None
-        id = f"{ATTEMPT_MARK}{self._ids.next()}"
+        id = self._next_id()
         properties = frames.properties(
             content_type=content_type,
             persistent=persistent,
@@ -196,16 +208,50 @@ class Publisher:
             user_id=self._settings.vouched_user,
             headers=table,
             expires=expires,
-            message_id=id,
+            message_id=id.decode(),
         )
-        sending = Sending(loop.create_future(), exchange, key, id)
-        outlet.write(exchange, key, mandatory, properties, body)
-        outlet.lane.add(sending)
-        limit = loop.call_at(deadline, sending.expire, timeout)
+        done: asyncio.Future[None] = self._loop.create_future()
+        sending = Sending(partial(_settle, done), exchange, key, id, timeout, due)
+        self._write(sending, properties, body, mandatory=mandatory, answered=answered)
         try:
-            await sending.done
+            await done
         finally:
-            limit.cancel()
+            sending.forget()
+
+    def submit(
+        self,
+        exchange: str,
+        key: str,
+        body: bytes,
+        told: Told,
+        *,
+        timeout: float,
+        priority: Priority,
+        content_type: str,
+        answered: bool,
+    ) -> Sending | None:
+        """As ``Transport.submit``."""
+        self._check_body(body)
+        if not self._usable():
+            return None
+        prepared = self._expiring.get((content_type, priority))
+        if prepared is None:
+            prepared = frames.Prepared(content_type=content_type, priority=priority, user_id=self._settings.vouched_user)
+            if len(self._expiring) < _MOST_PREPARED:
+                self._expiring[content_type, priority] = prepared
+        id = self._next_id()
+        sending = Sending(told, exchange, key, id, timeout, self._loop.time() + timeout)
+        self._write(sending, prepared.filled(timeout, id), body, mandatory=True, answered=answered)
+        return sending
+
+    def _next_id(self) -> bytes:
+        return b"%b%x" % (self._id_begin, next(self._count))
+
+    def _write(self, sending: Sending, properties: bytes, body: bytes, *, mandatory: bool, answered: bool) -> None:
+        outlet = self._fenced if answered and mandatory else self._confirmed
+        assert outlet is not None
+        outlet.write(sending.exchange, sending.key, mandatory, properties, body)
+        outlet.lane.add(sending)
 
     def post(
         self,
@@ -227,7 +273,7 @@ class Publisher:
         if outlet.lane.is_closed or link.lost.done() or link.wire.holds_over(self._settings.post_buffer):
             return False
         if table is None and expires is None:
-            place = content_type, False, int(priority)
+            place = content_type, int(priority)
             properties = self._prepared.get(place)
             if properties is None:
                 properties = self._properties(priority, content_type, None, None)
@@ -249,11 +295,14 @@ class Publisher:
         )
 
     def _check(self, key: str, body: bytes) -> None:
+        self._check_body(body)
+        check_key(key)
+
+    def _check_body(self, body: bytes) -> None:
         if self._closed:
             raise TransportClosed("the transport is closed")
         if len(body) > self._settings.max_body:
             raise PayloadTooLarge(len(body), self._settings.max_body)
-        check_key(key)
 
     def _table(
         self, headers: Mapping[str, Any] | None, message_id: str | None, own_headers: Mapping[str, Any] | None

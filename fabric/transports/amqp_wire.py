@@ -15,6 +15,7 @@ from fabric.transports import amqp_frames as frames
 
 _FEED_SECONDS = 1.0
 _MOST_FRAME = 16 * 1024 * 1024
+_WITH_CONTENT = frozenset((frames.LONG.pack(frames.DELIVER), frames.LONG.pack(frames.RETURN)))
 
 
 class Lane(Protocol):
@@ -159,6 +160,9 @@ class Wire(asyncio.StreamReaderProtocol):
             stop = offset + size + 8
             if stop > end:
                 break
+            if kind == frames.METHOD and (behind := self._take_whole(channel, data, offset + 7, stop, end)):
+                offset = behind
+                continue
             if not self._take(kind, channel, data, offset + 7, stop - 1):
                 self._feed(data[offset:stop], now)
             offset = stop
@@ -170,6 +174,27 @@ class Wire(asyncio.StreamReaderProtocol):
     def _feed(self, data: bytes, now: float) -> None:
         self._fed_at = now
         super().data_received(data)
+
+    def _take_whole(self, channel: int, data: bytes, start: int, stop: int, end: int) -> int:
+        """Take a message all of which is here, in one frame each of method, header and body, as nearly every one is.
+
+        Returns:
+            The offset behind it; 0 if it is something else.
+        """
+        lane = self.lanes.get(channel)
+        if lane is None or data[start : start + 4] not in _WITH_CONTENT or end - stop < frames.CONTENT_HEAD.size:
+            return 0
+        header, its_channel, size, _, _, length = frames.CONTENT_HEAD.unpack_from(data, stop)
+        begin = stop + size + 8  # of the body's frame
+        body = begin + 7
+        behind: int = body + length + 1
+        if header != frames.HEADER or its_channel != channel or not length or behind > end:
+            return 0
+        kind, its_channel, size = frames.FRAME_HEAD.unpack_from(data, begin)
+        if kind != frames.BODY or its_channel != channel or size != length:
+            return 0
+        lane.on_content(data[start : stop - 1], data[stop + 19 : begin - 1], data[body : behind - 1])
+        return behind
 
     def _take(self, kind: int, channel: int, data: bytes, start: int, stop: int) -> bool:
         """Whether the frame was for a lane and needs nobody else."""

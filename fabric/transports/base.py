@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from fabric.errors import FabricError
 from fabric.wire.message import Priority
 
 
@@ -215,6 +216,19 @@ class DeadLetter:
     history: tuple[Mapping[str, Any], ...] = ()
 
 
+Told = Callable[[FabricError | None], None]
+"""Called in the event loop with how a body that was handed over ended: None when the broker has it, otherwise the error that
+``Transport.send`` would have raised."""
+
+
+class UnderWay(Protocol):
+    """A body that was handed over."""
+
+    def forget(self) -> None:
+        """How it ends need not be told any more."""
+        ...
+
+
 class Transport(Protocol):
     """A link to a broker. Made closed; ``connect`` opens it; it reconnects by itself until ``aclose``.
 
@@ -299,6 +313,29 @@ class Transport(Protocol):
             TransportClosed: after ``aclose``.
             ValueError: the key is longer than 255 bytes, or the headers or the delay are not as above or over 64 KiB.
             ConfigurationError: with ``delay``, this user may not make the queue that holds it.
+        """
+        ...
+
+    def submit(
+        self,
+        exchange: str,
+        key: str,
+        body: bytes,
+        told: Told,
+        *,
+        timeout: float,
+        priority: Priority = Priority.NORMAL,
+        content_type: str = "application/msgpack",
+        answered: bool = False,
+    ) -> UnderWay | None:
+        """As ``send`` of something mandatory that expires after ``timeout``, for whoever sends much and keeps book itself: it is
+        published now, without a task to wait in, and ``told`` is called once with how it ended, never before this returns.
+
+        Returns:
+            None: the link does not take it at present, and nothing was done; ``send`` waits.
+
+        Raises:
+            PayloadTooLarge, TransportClosed, ValueError: as ``send``; then ``told`` is not called.
         """
         ...
 

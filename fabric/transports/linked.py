@@ -12,7 +12,6 @@ from fabric.clock import Clock
 from fabric.errors import (
     ConnectionLost,
     FabricError,
-    NoRoute,
     NotSent,
     PayloadTooLarge,
     TransportClosed,
@@ -21,12 +20,13 @@ from fabric.tasks import Tasks
 from fabric.transports.amqp_life import LinkLife
 from fabric.transports.backlog import Published
 from fabric.transports.backoff import Backoff
-from fabric.transports.base import DeadLetter, LinkEvent, LinkState, QueueSpec, Receiver
+from fabric.transports.base import DeadLetter, LinkEvent, LinkState, QueueSpec, Receiver, Told, UnderWay
 from fabric.transports.delays import check_delay
 from fabric.transports.headers import check_key, checked_headers
 from fabric.transports.link import Dial, Link
 from fabric.transports.linked_consumer import LinkedConsumer
 from fabric.transports.linked_consumers import LinkedConsumers
+from fabric.transports.linked_submission import Submission, failure
 from fabric.transports.memory_broker import Outcome
 from fabric.transports.memory_session import Verb
 from fabric.transports.topology import Topology
@@ -143,10 +143,30 @@ class LinkedTransport:
             await asyncio.sleep(0)
         else:
             outcome = await self._confirmed(outcome, until)
-        if outcome is Outcome.NO_ROUTE and mandatory:
-            raise NoRoute(exchange, key)
-        if outcome is Outcome.FULL:
-            raise NotSent(f"the broker refused it: the queue behind {key!r} is full, its reader does not keep up")
+        if (error := failure(outcome, exchange, key, mandatory=mandatory)) is not None:
+            raise error
+
+    def submit(
+        self,
+        exchange: str,
+        key: str,
+        body: bytes,
+        told: Told,
+        *,
+        timeout: float,
+        priority: Priority = Priority.NORMAL,
+        content_type: str = "application/msgpack",
+        answered: bool = False,
+    ) -> UnderWay | None:
+        if len(body) > self._most_body:
+            raise PayloadTooLarge(len(body), self._most_body)
+        check_key(key)
+        self._check_open()
+        link = self._link
+        if link is None or self.state is not LinkState.READY or link.congested:
+            return None
+        outcome = link.publish(exchange, key, body, priority, content_type, None, None, timeout, None)
+        return Submission(outcome, told, exchange, key, timeout)
 
     def post(
         self,

@@ -12,15 +12,19 @@ While the link is down, what waits stays here, so that what its sender has given
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from fabric.errors import ConnectionLost, FabricError, NotSent, TransportClosed
 from fabric.tasks import Tasks
-from fabric.transports.base import LinkEvent, LinkState, Transport
+from fabric.transports.base import LinkEvent, LinkState, Told, Transport, UnderWay
 from fabric.wire import batch
 from fabric.wire.codec import MSGPACK
 from fabric.wire.message import Priority
+
+_log = logging.getLogger("fabric.outbox")
 
 _TIDY = 256
 _ENOUGH = 50
@@ -87,12 +91,13 @@ class Outbox:
         max_waiting_bytes: int = 64 * 1024 * 1024,
     ) -> None:
         self._transport = transport
+        self._loop = asyncio.get_running_loop()
         self._sent, self._failed = sent, failed
         self._max_batch, self._max_waiting = min(max_batch_bytes, transport.max_body), max_waiting_bytes
         self._lanes: dict[tuple[str, str, Priority], _Lane] = {}
         self._under_way = 0
         self._lone: Parcel | None = None
-        self._lone_task: asyncio.Task[None] | None = None
+        self._lone_under_way: UnderWay | None = None
         self._tasks = Tasks("outbox")
         self._closed = False
         self._unwatch = transport.watch(self._link_changed)
@@ -115,7 +120,7 @@ class Outbox:
         lane.bytes += len(data)
         if not lane.busy:
             lane.busy = True
-            asyncio.get_running_loop().call_soon(self._flush, lane)
+            self._loop.call_soon(self._flush, lane)
         elif len(lane.items) >= _ENOUGH and lane.bodies < _MOST_BODIES:
             self._flush(lane)
 
@@ -143,29 +148,33 @@ class Outbox:
                 lane.busy = False
                 self._forget(lane)
             return
-        if len(bodies) == 1 and not lane.items and not self._under_way and (self._lone is None or not self._lone.wanted):
-            lane.busy = False
-            self._forget(lane)
-            self._start_lone(lane, bodies[0], parcels)
-            return
+        if len(bodies) == 1:
+            if not lane.items and not self._under_way and (self._lone is None or not self._lone.wanted):
+                lane.busy = False
+                self._forget(lane)
+                self._send_lone(lane, bodies[0], parcels)
+                return
+            body, content_type = bodies[0], MSGPACK
+        else:
+            body, content_type = batch.join(bodies), batch.BATCH
         self._under_way += 1
         lane.bodies += 1
-        body, content_type = (bodies[0], MSGPACK) if len(bodies) == 1 else (batch.join(bodies), batch.BATCH)
-        self._tasks.start(self._send_on(lane, body, content_type, parcels), lane.key)
+        self._send(lane, body, content_type, parcels, partial(self._ended, lane, parcels), answered=False)
 
-    def _start_lone(self, lane: _Lane, body: bytes, parcels: Sequence[Parcel]) -> None:
-        if self._lone_task is not None:
-            self._lone_task.cancel()  # the one before has its answer, and needs no other proof that it arrived
+    def _send_lone(self, lane: _Lane, body: bytes, parcels: Sequence[Parcel]) -> None:
+        if self._lone_under_way is not None:
+            self._lone_under_way.forget()  # the one before has its answer, and needs no other proof that it arrived
         self._lone = parcels[0]
-        self._lone_task = self._tasks.start(self._send(lane, body, MSGPACK, parcels, answered=True), lane.key)
+        self._lone_under_way = self._send(lane, body, MSGPACK, parcels, partial(self._tell, parcels), answered=True)
 
     def _forget(self, lane: _Lane) -> None:
         self._lanes.pop((lane.exchange, lane.key, lane.priority), None)
 
     def _refuse(self, lane: _Lane) -> None:
-        self._lanes.pop((lane.exchange, lane.key, lane.priority), None)
-        if lane.items:
-            self._failed([parcel for _, parcel in lane.items], TransportClosed("the hub is closed"))
+        self._forget(lane)
+        items, lane.items = lane.items, []
+        if items:
+            self._failed([parcel for _, parcel in items], TransportClosed("the hub is closed"))
 
     def _take(self, lane: _Lane) -> tuple[list[bytes], list[Parcel]]:
         bodies: list[bytes] = []
@@ -184,18 +193,31 @@ class Outbox:
         del lane.items[:taken]
         return bodies, parcels
 
-    async def _send_on(self, lane: _Lane, body: bytes, content_type: str, parcels: Sequence[Parcel]) -> None:
-        """And then what came meanwhile."""
-        try:
-            await self._send(lane, body, content_type, parcels, answered=False)
-        finally:
-            self._under_way -= 1
-            lane.bodies -= 1
-            self._flush(lane)
-
-    async def _send(self, lane: _Lane, body: bytes, content_type: str, parcels: Sequence[Parcel], *, answered: bool) -> None:
+    def _send(
+        self, lane: _Lane, body: bytes, content_type: str, parcels: Sequence[Parcel], told: Told, *, answered: bool
+    ) -> UnderWay | None:
         last = parcels[0].deadline if len(parcels) == 1 else max(parcel.deadline for parcel in parcels)
-        left = max(last - asyncio.get_running_loop().time(), 0.001)
+        left = max(last - self._loop.time(), 0.001)
+        try:
+            under_way = self._transport.submit(
+                lane.exchange,
+                lane.key,
+                body,
+                told,
+                timeout=left,
+                priority=lane.priority,
+                content_type=content_type,
+                answered=answered,
+            )
+        except Exception as error:
+            self._loop.call_soon(told, _typed(error))
+            return None
+        if under_way is None:
+            self._tasks.start(self._wait(lane, body, content_type, told, left), lane.key)
+        return under_way
+
+    async def _wait(self, lane: _Lane, body: bytes, content_type: str, told: Told, left: float) -> None:
+        """Send when the link takes it again."""
         try:
             await self._transport.send(
                 lane.exchange,
@@ -206,20 +228,42 @@ class Outbox:
                 content_type=content_type,
                 expires=left,
                 mandatory=True,
-                answered=answered,
             )
-        except FabricError as error:
-            self._failed(parcels, error)
         except Exception as error:
-            self._failed(parcels, ConnectionLost(f"the transport failed: {error!r}"))
-            raise
+            told(_typed(error))
         else:
+            told(None)
+
+    def _ended(self, lane: _Lane, parcels: Sequence[Parcel], error: FabricError | None) -> None:
+        """Tell it, and go on with what came meanwhile."""
+        self._under_way -= 1
+        lane.bodies -= 1
+        try:
+            self._tell(parcels, error)
+        finally:
+            self._flush(lane)
+
+    def _tell(self, parcels: Sequence[Parcel], error: FabricError | None) -> None:
+        if self._closed:
+            return
+        if error is None:
             self._sent(parcels)
+        else:
+            self._failed(parcels, error)
 
     async def aclose(self) -> None:
         """Refuse what waits, and stop waiting for the confirms of what has left. Idempotent."""
         self._closed = True
         self._unwatch()
+        if self._lone_under_way is not None:
+            self._lone_under_way.forget()
         await self._tasks.aclose()
         for lane in list(self._lanes.values()):
             self._refuse(lane)
+
+
+def _typed(error: Exception) -> FabricError:
+    if isinstance(error, FabricError):
+        return error
+    _log.error("a transport failed: %r", error, exc_info=error)
+    return ConnectionLost(f"the transport failed: {error!r}")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fabric.errors import ConnectionLost, FabricError, NoRoute, NotSent, PayloadTooLarge, TransportClosed
-from fabric.transports.base import Consumer, DeadLetter, LinkEvent, LinkState, QueueSpec, Receiver, Transport
+from fabric.transports.base import Consumer, DeadLetter, LinkEvent, LinkState, QueueSpec, Receiver, Told, Transport
 from fabric.transports.outbox import Outbox, Parcel
 from fabric.wire import batch
 from fabric.wire.codec import MSGPACK
@@ -45,6 +45,9 @@ class Sending:
     answered: bool
     end: asyncio.Future[None]
 
+    def forget(self) -> None:
+        self.end.cancel()
+
     @property
     def parts(self) -> list[bytes]:
         return list(batch.split(self.body, self.content_type))
@@ -59,6 +62,9 @@ class HandTransport:
         self.max_body = max_body
         self.state = LinkState.READY
         self.sendings: list[Sending] = []
+        self.busy = False
+        """It takes nothing now; who waits for it is in ``sendings`` all the same."""
+        self.refuses: Exception | None = None
         self._listeners: dict[object, Callable[[LinkEvent], None]] = {}
 
     def turn(self, state: LinkState) -> None:
@@ -99,6 +105,34 @@ class HandTransport:
         end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.sendings.append(Sending(exchange, key, body, timeout, priority, content_type, expires, mandatory, answered, end))
         await end
+
+    def submit(
+        self,
+        exchange: str,
+        key: str,
+        body: bytes,
+        told: Told,
+        *,
+        timeout: float,
+        priority: Priority = Priority.NORMAL,
+        content_type: str = MSGPACK,
+        answered: bool = False,
+    ) -> Sending | None:
+        if self.refuses is not None:
+            raise self.refuses
+        if self.busy:
+            return None
+        end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def ended(end: asyncio.Future[None]) -> None:
+            if not end.cancelled():
+                error = end.exception()
+                assert error is None or isinstance(error, FabricError)
+                told(error)
+
+        end.add_done_callback(ended)
+        self.sendings.append(Sending(exchange, key, body, timeout, priority, content_type, timeout, True, answered, end))
+        return self.sendings[-1]
 
     async def connect(self, *, timeout: float) -> None:
         raise AssertionError("an outbox only sends")
@@ -307,30 +341,51 @@ async def test_what_the_transport_is_told(desk: Desk) -> None:
     await desk.confirm()
 
 
+TYPED = [NoRoute("rpc", "inbox"), NotSent("down"), ConnectionLost("cut"), TransportClosed("closed"), PayloadTooLarge(2, 1)]
+OTHERS = [ValueError("the key is longer than 255 bytes"), RuntimeError("a bug"), TimeoutError()]
+
+
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("when", "error", "told"),
     [
-        (NoRoute("rpc", "inbox"), "NoRoute"),
-        (NotSent("down"), "NotSent"),
-        (ConnectionLost("cut"), "ConnectionLost"),
-        (TransportClosed("closed"), "TransportClosed"),
-        (PayloadTooLarge(2, 1), "PayloadTooLarge"),
-        (ValueError("the key is longer than 255 bytes"), "ConnectionLost"),
-        (RuntimeError("a bug"), "ConnectionLost"),
-        (TimeoutError(), "ConnectionLost"),
+        *((when, error, type(error).__name__) for when in ("handed over", "waiting", "under way") for error in TYPED),
+        *((when, error, "ConnectionLost") for when in ("handed over", "waiting") for error in OTHERS),
     ],
 )
-async def test_an_error_is_told_to_each_and_the_lane_goes_on(desk: Desk, error: Exception, told: str) -> None:
+async def test_an_error_is_told_to_each_and_the_lane_goes_on(desk: Desk, error: Exception, told: str, when: str) -> None:
     """Whatever the transport raises, also what it should not, each message of the body hears of it, and the next body goes."""
+    desk.transport.busy = when == "waiting"
+    desk.transport.refuses = error if when == "handed over" else None
     letters = [desk.put(b"1"), desk.put(b"2")]
-    await settle()
+    await settle() if when != "handed over" else await asyncio.sleep(0)
+    desk.transport.busy, desk.transport.refuses = False, None
     behind = desk.put(b"3")
-    desk.transport.sendings[0].end.set_exception(error)
+    if when != "handed over":
+        desk.transport.sendings[0].end.set_exception(error)
     await settle()
     assert [desk.told_of(letter) for letter in letters] == [[told], [told]]
     assert [sending.parts for sending in desk.under_way] == [[b"3"]]
     await desk.confirm()
     assert desk.told_of(behind) == ["sent"]
+
+
+async def test_a_busy_link_is_waited_for(desk: Desk) -> None:
+    """What the link does not take at once waits for it, within the time that its messages have, and counts as under way."""
+    desk.transport.busy = True
+    letters = [desk.put(b"1", seconds=5.0), desk.put(b"2", seconds=50.0)]
+    await settle()
+    later = desk.put(b"3")
+    await settle()
+    (waiting,) = desk.transport.sendings
+    assert (waiting.parts, waiting.mandatory, waiting.answered) == ([b"1", b"2"], True, False)
+    assert waiting.expires == waiting.timeout
+    assert 49.0 < waiting.timeout <= 50.0
+    desk.transport.busy = False
+    waiting.end.set_result(None)
+    await settle()
+    assert [sending.parts for sending in desk.under_way] == [[b"3"]]
+    await desk.confirm()
+    assert [desk.told_of(letter) for letter in (*letters, later)] == [["sent"]] * 3
 
 
 async def test_a_listener_that_fails_does_not_stop_the_lane() -> None:
@@ -428,7 +483,7 @@ async def test_a_link_that_comes_and_goes_while_a_body_is_under_way(desk: Desk) 
 
 async def test_closing(desk: Desk) -> None:
     """Closing refuses what waits, waits for no confirm, forgets its link, and what is put afterwards is refused as well."""
-    under_way = desk.put(b"1")
+    under_way = [desk.put(b"1"), desk.put(b"1b")]
     await settle()
     waiting = [desk.put(b"x" * 900) for _ in range(3)]
     desk.transport.turn(LinkState.BLOCKED)
@@ -436,8 +491,9 @@ async def test_closing(desk: Desk) -> None:
     await settle()
     await desk.outbox.aclose()
     await desk.outbox.aclose()
-    assert desk.transport.sendings[0].end.cancelled()
-    assert desk.told_of(under_way) == [], "nobody knows; whoever closes says so"
+    desk.transport.sendings[0].end.set_result(None)
+    await settle()
+    assert desk.told_of(under_way[0]) == desk.told_of(under_way[1]) == [], "nobody knows; whoever closes says so"
     assert all(desk.told_of(letter) == ["TransportClosed"] for letter in (*waiting, other))
     assert desk.transport.listeners == 0
     late = [desk.put(b"x" * 900) for _ in range(3)]

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from fabric.errors import ConnectionLost, NoRoute
+from fabric.errors import ConnectionLost, FabricError, NoRoute
 from fabric.transports import amqp_confirms, amqp_frames
 from fabric.transports.amqp_confirms import Fences, Sending
-from tests.puppet import eventually
+from tests.puppet import LIMIT, eventually
 
 
 class Channel:
@@ -24,7 +24,16 @@ class Channel:
 
     def send(self, id: str) -> asyncio.Future[None]:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.fences.add(Sending(done, "rpc", f"to-{id}", id))
+
+        def told(error: FabricError | None) -> None:
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
+
+        sending = Sending(told, "rpc", f"to-{id}", id.encode(), LIMIT, asyncio.get_running_loop().time() + LIMIT)
+        done.add_done_callback(lambda done: sending.forget())
+        self.fences.add(sending)
         return done
 
     def give_back(self, id: str) -> None:
@@ -70,6 +79,7 @@ async def test_nobody_is_asked_about_what_nobody_waits_for() -> None:
     channel = Channel()
     for id in "ab":
         channel.send(id).cancel()
+    await asyncio.sleep(0)
     channel.fences.look()
     assert channel.asked == 0
     kept = channel.send("c")

@@ -8,17 +8,18 @@ import pytest
 
 from fabric.transports import amqp_places
 from fabric.transports.amqp_delivery import AmqpDelivery
+from fabric.transports.amqp_frames import Properties
 from fabric.transports.amqp_parts import AmqpPart, Remembered, Single, Whole
 from fabric.transports.amqp_places import Places
 from fabric.wire import batch
 from tests.puppet import eventually, turns
 
-NO_PROPERTIES = b"\x00\x00"
+METHOD = b"\x00\x3c\x00\x3c\x00" + bytes(9) + b"\x06events\x03x.y"
 
 
 def delivery(tag: int, body: bytes = b"", *, again: bool = False) -> AmqpDelivery:
     source = cast(Any, type("Nobody", (), {"ours": None})())
-    return AmqpDelivery(source, tag, again, "events", "x.y", NO_PROPERTIES, body)
+    return AmqpDelivery(source, tag, again, METHOD, Properties(), body)
 
 
 def parts(tag: int, count: int) -> list[AmqpPart]:
