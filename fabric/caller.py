@@ -10,9 +10,9 @@ from typing import Any
 from fabric.clock import Clock
 from fabric.config import Settings
 from fabric.context import CallContext, current_call
-from fabric.errors import CallError, CallNotSent, CircuitOpen, NoInstance
+from fabric.errors import CallError, CallNotSent, NoInstance
 from fabric.presence import Presence
-from fabric.requests import PendingRequests
+from fabric.requests import PendingRequests, Question
 from fabric.routing.instance import Instance, InstanceState
 from fabric.routing.outcomes import Facts
 from fabric.routing.registry import Endpoint, ServiceRegistry
@@ -23,10 +23,6 @@ from fabric.wire.message import Priority
 
 LONGEST = 86_400.0
 """Seconds that a call may take at most, whatever is asked for: every call ends."""
-
-
-Question = tuple[str, Any, Priority, dict[str, Any] | None, int]
-"""What is asked, the same in each attempt: method, payload, priority, headers, and the window of a stream."""
 
 
 class Caller:
@@ -70,33 +66,35 @@ class Caller:
         Raises:
             CallError: see the table of outcomes in docs/delivery.md.
         """
-        now = self._loop.time
-        started = now()
+        started = self._loop.time()
         outer = current_call()
         if timeout is None or outer is not None or not 0 < timeout <= LONGEST:
             timeout = self._limit(route, method, timeout, started, outer)
         facts = Facts(route.label, method, started, started + timeout)
-        question = method, payload, priority, headers, window
+        question = method, payload, priority, headers
         route.budget.deposit()
         tried: frozenset[str] = frozenset()
         while True:
             endpoint: Endpoint | None = None
             try:
                 if self._closing.done():
-                    raise CallNotSent("the hub is closed", **facts.at(now()))
-                if instance is not None:
-                    endpoint = self._one(route, instance)
-                else:
-                    endpoint = route.choose(tried, key, self._clock.monotonic()) or await self._find(route, key, facts)
+                    raise CallNotSent("the hub is closed", **facts.at(self._loop.time()))
+                began = self._clock.monotonic()
+                endpoint = route.choose(tried, key, began) if instance is None else self._one(route, instance)
+                if endpoint is None:
+                    endpoint = await self._find(route, key, facts)
+                    began = self._clock.monotonic()
                 facts.instance = endpoint.id
-                if (
-                    route.policy.hedge_after is not None
-                    and not window
-                    and instance is None
-                    and _may_repeat(endpoint, method, idempotent)
-                ):
+                if window:
+                    return await self._pending.begin(route.breaker, endpoint, question, facts, began, window)
+                if route.policy.hedge_after is not None and instance is None and _may_repeat(endpoint, method, idempotent):
                     return await self._hedged(route, route.policy.hedge_after, endpoint, question, facts)
-                return await self._attempt(route, endpoint, question, facts)
+                pending = self._pending.ask(route.breaker, endpoint, question, facts, began)
+                try:
+                    return await pending.future
+                except BaseException:
+                    self._pending.withdraw(pending)
+                    raise
             except CallError as error:
                 if endpoint is None or self._closing.done():
                     raise
@@ -107,7 +105,7 @@ class Caller:
                     pinned=instance is not None,
                     repeats=outer is not None and outer.attempt > 1,
                 )
-                if pause is None or now() + pause >= facts.deadline:
+                if pause is None or self._loop.time() + pause >= facts.deadline:
                     raise
                 tried |= {endpoint.id}
                 if pause:
@@ -115,17 +113,8 @@ class Caller:
                 facts.attempt += 1
 
     async def _attempt(self, route: Route, endpoint: Endpoint, question: Question, facts: Facts) -> Any:
-        """Ask one instance, if the breaker of the route allows."""
-        began = self._clock.monotonic()
-        breaker, gate = route.breaker, 0
-        if breaker is not None and not (gate := breaker.acquire(began)):
-            facts.instance = None
-            why = "isolated by hand" if breaker.isolated else "it failed too often lately"
-            raise CircuitOpen(why, retry_after=breaker.retry_after(began), **facts.at(self._loop.time()))
-        method, payload, priority, headers, window = question
-        if window:
-            return await self._pending.begin(endpoint, method, payload, facts, priority, headers, breaker, gate, began, window)
-        pending = self._pending.ask(endpoint, method, payload, facts, priority, headers, breaker, gate, began)
+        """Ask one instance, in a task of its own."""
+        pending = self._pending.ask(route.breaker, endpoint, question, facts, self._clock.monotonic())
         try:
             return await pending.future
         except BaseException:

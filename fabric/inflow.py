@@ -47,13 +47,12 @@ class Inflow(Pending):
         endpoint: Endpoint,
         facts: Facts,
         future: asyncio.Future[Any],
-        started: float,
         began: float,
         permit: int,
         breaker: Breaker | None,
         gate: int,
     ) -> None:
-        super().__init__(id, endpoint, facts, future, started, began, permit, breaker, gate)
+        super().__init__(id, endpoint, facts, future, began, permit, breaker, gate)
         self._requests, self._window, self._granted = requests, window, window
         self._parts: deque[Any] = deque()
         self._taken, self._expected = 0, 1

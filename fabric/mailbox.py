@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Final
 
 from fabric.clock import Clock
 from fabric.config import Settings
@@ -20,7 +21,7 @@ from fabric.wire.message import MessageType, ServiceMessage
 
 _log = logging.getLogger("fabric.mailbox")
 
-_PARTS = frozenset({MessageType.STREAM_ITEM, MessageType.STREAM_END})
+_ANSWERS: Final = frozenset({MessageType.RESPONSE, MessageType.STREAM_ITEM, MessageType.STREAM_END})
 
 
 class Mailbox:
@@ -64,7 +65,7 @@ class Mailbox:
         for message in batch.messages(delivery.body, delivery.content_type, self._limits):
             if isinstance(message, InvalidMessage):
                 self._refusals.tell("%s refused an answer: %s", self._me.instance, message)
-            elif message.type is MessageType.RESPONSE or message.type in _PARTS:
+            elif message.type in _ANSWERS:
                 answers.append(message)
             elif message.type is MessageType.PROBE:
                 self._detector.answered(message)

@@ -14,7 +14,6 @@ class Pending:
     """A request that has no answer yet. It is also its own parcel in the outbox.
 
     Attributes:
-        started: when it was handed over, in the loop's time.
         due: its deadline, in the same; infinite once that has passed.
         began: when it was handed over, in the clock's monotonic seconds.
         permit: of the instance's breaker.
@@ -36,7 +35,6 @@ class Pending:
         "id",
         "left",
         "permit",
-        "started",
     )
 
     def __init__(
@@ -45,13 +43,12 @@ class Pending:
         endpoint: Endpoint,
         facts: Facts,
         future: asyncio.Future[Any],
-        started: float,
-        began: float = 0.0,
-        permit: int = 0,
-        breaker: Breaker | None = None,
-        gate: int = 0,
+        began: float,
+        permit: int,
+        breaker: Breaker | None,
+        gate: int,
     ) -> None:
-        self.id, self.endpoint, self.facts, self.future, self.started = id, endpoint, facts, future, started
+        self.id, self.endpoint, self.facts, self.future = id, endpoint, facts, future
         self.began, self.permit, self.breaker, self.gate = began, permit, breaker, gate
         self.deadline = self.due = facts.deadline
         self.epoch = 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from fabric.clock import Clock
 from fabric.config import Settings
@@ -16,6 +16,7 @@ from fabric.deadlines import Lookout
 from fabric.errors import (
     CallError,
     CallNotSent,
+    CircuitOpen,
     DeadlineExceeded,
     FabricError,
     InstanceLost,
@@ -39,6 +40,12 @@ from fabric.transports.outbox import Outbox, Parcel
 from fabric.transports.topology import Topology
 from fabric.wire import codec
 from fabric.wire.message import MessageType, Priority, ServiceMessage
+
+_REQUEST: Final = MessageType.REQUEST
+_RESPONSE: Final = MessageType.RESPONSE
+
+Question = tuple[str, Any, Priority, dict[str, Any] | None]
+"""What is asked, the same in each attempt: method, payload, priority and headers."""
 
 
 class PendingRequests:
@@ -68,57 +75,36 @@ class PendingRequests:
     def __len__(self) -> int:
         return len(self._pending)
 
-    def ask(
-        self,
-        endpoint: Endpoint,
-        method: str,
-        payload: Any,
-        facts: Facts,
-        priority: Priority,
-        headers: dict[str, Any] | None,
-        breaker: Breaker | None,
-        gate: int,
-        began: float,
-    ) -> Pending:
-        """Send one request to one instance. Its future is the answer's payload, or the ``CallError`` that it ended as.
+    def ask(self, breaker: Breaker | None, endpoint: Endpoint, question: Question, facts: Facts, now: float) -> Pending:
+        """Send one request to one instance, if the breakers allow. Its future is the answer's payload, or the ``CallError`` that
+        it ended as.
 
-        The breakers of the instance and of the target are told how it ended. Who stops waiting for it says so by ``withdraw``.
+        The breakers are told how it ended. Who stops waiting for it says so by ``withdraw``.
 
         Args:
-            breaker, gate: of the target as a whole, and its permit; or none.
-            began: now, in monotonic seconds.
+            breaker: of the target as a whole, if it has one.
+            now: in monotonic seconds.
 
         Raises:
             CallError: it was not sent.
             PayloadTooLarge, InvalidMessage: it can't be sent.
         """
-        permit = self._ejections.acquire(endpoint, began)
-        now = self._loop.time()
-        id = self._ids.next()
-        pending = Pending(id, endpoint, facts, self._loop.create_future(), now, began, permit, breaker, gate)
-        self._enter(pending)
+        gate = 0 if breaker is None else breaker.permit or self._permitted(breaker, facts, now)
+        own = endpoint.breaker
+        permit = (0 if own is None else own.permit) or self._ejections.acquire(endpoint, now)
+        pending = Pending(self._ids.next(), endpoint, facts, self._loop.create_future(), now, permit, breaker, gate)
+        method, payload, priority, headers = question
         try:
-            data = self._request(id, endpoint, method, payload, facts, priority, headers)
-            self._outbox.put(self._exchange, endpoint.id, priority, data, pending)
+            self._send(pending, method, payload, priority, headers)
         except BaseException as error:
             self._end(pending, self._clock.monotonic(), ok=None)
             if isinstance(error, NotSent):
-                raise CallNotSent(error.text, **facts.at(now)) from error
+                raise CallNotSent(error.text, **self.facts(pending)) from error
             raise
         return pending
 
     async def begin(
-        self,
-        endpoint: Endpoint,
-        method: str,
-        payload: Any,
-        facts: Facts,
-        priority: Priority,
-        headers: dict[str, Any] | None,
-        breaker: Breaker | None,
-        gate: int,
-        began: float,
-        window: int,
+        self, breaker: Breaker | None, endpoint: Endpoint, question: Question, facts: Facts, now: float, window: int
     ) -> Inflow:
         """Send one request whose answer comes in parts, and return when the first has come, or the end of none. How the rest
         of them fares is not told to breakers.
@@ -130,17 +116,14 @@ class PendingRequests:
             CallError: how it ended instead.
             PayloadTooLarge, InvalidMessage: as of ``ask``, as are the arguments.
         """
-        permit = self._ejections.acquire(endpoint, began)
-        now = self._loop.time()
-        id = self._ids.next()
+        gate = 0 if breaker is None else self._permitted(breaker, facts, now)
+        permit = self._ejections.acquire(endpoint, now)
         future: asyncio.Future[Any] = self._loop.create_future()
-        flow = Inflow(self, window, id, endpoint, facts, future, now, began, permit, breaker, gate)
-        self._enter(flow)
+        flow = Inflow(self, window, self._ids.next(), endpoint, facts, future, now, permit, breaker, gate)
+        method, payload, priority, headers = question
         ok: bool | None = None
         try:
-            asking = {**(headers or {}), WINDOW: window}
-            data = self._request(id, endpoint, method, payload, facts, priority, asking)
-            self._outbox.put(self._exchange, endpoint.id, priority, data, flow)
+            self._send(flow, method, payload, priority, {**(headers or {}), WINDOW: window})
             await flow.begun
             if flow.failed:
                 flow.future.result()
@@ -155,20 +138,25 @@ class PendingRequests:
         finally:
             self._judge(flow, self._clock.monotonic(), ok=ok)
 
-    def _request(
-        self,
-        id: str,
-        endpoint: Endpoint,
-        method: str,
-        payload: Any,
-        facts: Facts,
-        priority: Priority,
-        headers: dict[str, Any] | None,
-    ) -> bytes:
-        address = self._address
+    def _permitted(self, breaker: Breaker, facts: Facts, now: float) -> int:
+        """A permit for the target as a whole."""
+        gate = breaker.acquire(now)
+        if not gate:
+            facts.instance = None
+            why = "isolated by hand" if breaker.isolated else "it failed too often lately"
+            raise CircuitOpen(why, retry_after=breaker.retry_after(now), **facts.at(self._loop.time()))
+        return gate
+
+    def _send(self, pending: Pending, method: str, payload: Any, priority: Priority, headers: dict[str, Any] | None) -> None:
+        """It is under way from now on."""
+        id, endpoint, address = pending.id, pending.endpoint, self._address
+        self._pending[id] = pending
+        endpoint.pending += 1
+        if pending.due < self._lookout.next:
+            self._lookout.expect(pending.due)
         fields = (
             id,
-            MessageType.REQUEST,
+            _REQUEST,
             self._source,
             address,
             endpoint.instance.service,
@@ -176,19 +164,13 @@ class PendingRequests:
             payload,
             priority,
             None,
-            self._clock.time() - self._loop.time() + facts.deadline,
-            facts.attempt,
+            self._clock.time() - self._loop.time() + pending.due,
+            pending.facts.attempt,
             address,
             None,
             headers,
         )
-        return codec.encode(fields, self._limits)
-
-    def _enter(self, pending: Pending) -> None:
-        self._pending[pending.id] = pending
-        pending.endpoint.pending += 1
-        if pending.due < self._lookout.next:
-            self._lookout.expect(pending.due)
+        self._outbox.put(self._exchange, endpoint.id, priority, codec.encode(fields, self._limits), pending)
 
     def _end(self, pending: Pending, now: float, *, ok: bool | None) -> None:
         """It is not under way any more; ``ok`` as of ``Breaker.settle``."""
@@ -232,20 +214,22 @@ class PendingRequests:
 
     def answer(self, messages: Iterable[ServiceMessage], now: float) -> None:
         """Take responses, and parts of them, that came together at ``now``, in monotonic seconds."""
+        waiting = self._pending
         good: list[Pending] = []
         for message in messages:
-            pending = self._pending.get(message.correlation_id or "")
+            _, kind, _, _, _, _, payload, _, id, _, _, _, error, headers = message
+            pending = waiting.get(id or "")
             if pending is None or pending.future.done():
                 self.late_answers += 1
-            elif type(pending) is Pending and message.error is None and message.type is MessageType.RESPONSE:
-                del self._pending[pending.id]
+            elif type(pending) is Pending and error is None and kind is _RESPONSE:
+                del waiting[pending.id]
                 endpoint = pending.endpoint
                 endpoint.pending -= 1
-                if message.headers is not None:
-                    _report(endpoint, message.headers)
-                pending.future.set_result(message.payload)
+                if headers is not None:
+                    _report(endpoint, headers)
+                pending.future.set_result(payload)
                 good.append(pending)
-            elif message.type is MessageType.RESPONSE:
+            elif kind is _RESPONSE:
                 self.settle(pending, message)
             elif isinstance(pending, Inflow):
                 pending.take(message)
@@ -297,10 +281,10 @@ class PendingRequests:
 
     def owed(self, older_than: float) -> dict[str, list[str]]:
         """The requests that wait for more than that many seconds, by the instance that owes the answer."""
-        before = self._loop.time() - older_than
+        before = self._clock.monotonic() - older_than
         owed: dict[str, list[str]] = {}
         for pending in self._pending.values():
-            if pending.epoch and pending.started <= before:
+            if pending.epoch and pending.began <= before:
                 owed.setdefault(pending.endpoint.id, []).append(pending.id)
         return owed
 

@@ -35,6 +35,7 @@ class Breaker:
 
     Attributes:
         state: of the three; changed here only.
+        permit: what ``acquire`` would return as long as it is closed; otherwise 0, and asking is needed.
         policy: what it goes by; see ``adopt``.
         slow_from: seconds from which a call counts as slow; None: none does. The policy's, unless its owner knows better.
     """
@@ -49,6 +50,7 @@ class Breaker:
         "_succeeded",
         "_until",
         "_window",
+        "permit",
         "policy",
         "slow_from",
         "state",
@@ -58,7 +60,7 @@ class Breaker:
         self.policy, self._chance = policy, chance
         self._window = Window(policy.window)
         self.state = CLOSED
-        self._generation = 1
+        self._generation = self.permit = 1
         self._until = 0.0
         self._streak = 0
         self._in_a_row = self._probing = self._succeeded = 0
@@ -172,6 +174,7 @@ class Breaker:
     def _turn(self, state: CircuitBreakerState) -> None:
         self.state = state
         self._generation += 1
+        self.permit = self._generation if state is CLOSED else 0
         self._in_a_row = self._probing = self._succeeded = 0
         if state is CLOSED:
             self._window.clear()

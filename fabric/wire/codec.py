@@ -82,7 +82,6 @@ def plain_value(value: Any) -> Any:
 
 _pack = msgpack.Packer(default=plain_value, autoreset=True).pack
 _unpack: Final = msgpack.unpackb
-_PAYLOAD: Final = ServiceMessage._fields.index("payload")
 _ERROR: Final = ServiceMessage._fields.index("error")
 _HEADERS: Final = ServiceMessage._fields.index("headers")
 
@@ -169,7 +168,7 @@ def decode(data: bytes, content_type: str = MSGPACK, limits: Limits = DEFAULT_LI
     if len(data) > limits.message_bytes:
         raise InvalidMessage(f"{len(data)} bytes, over the limit of {limits.message_bytes}")
     if content_type.partition(";")[0].strip().lower() == JSON:
-        return JsonMessage._make(_message(_json_fields(data, limits)))
+        return JsonMessage._make(_checked(_json_fields(data, limits), b"", limits))
     raise InvalidMessage(f"unknown content type {content_type[:60]!r}")
 
 
@@ -203,28 +202,31 @@ def _read(data: bytes, limits: Limits) -> ServiceMessage:
         raise InvalidMessage(f"not msgpack: {type(error).__name__}: {str(error)[:100]}") from error
     if type(fields) is not list or len(fields) < 6:
         raise InvalidMessage("not an array of at least six fields")
-    message = _message(fields)
-    # A value nested n deep has n bytes that begin a container, and a key that is not text begins with one of three others:
-    # counting bytes is cheaper than walking, as long as there are few.
-    if (message[_ERROR] or message[_HEADERS] or not _is_flat(message[_PAYLOAD])) and (
+    return _new(ServiceMessage, _checked(fields, data, limits))
+
+
+def _is_flat(value: Any) -> bool:
+    """Whether it is a map of a few values by text, as most payloads are."""
+    if type(value) is not dict or len(value) > _FEW:
+        return False
+    for key, item in value.items():  # noqa: SIM110  a generator takes three times as long
+        if type(key) is not str or type(item) in _NESTING:
+            return False
+    return True
+
+
+def _may_break(data: bytes, limits: Limits) -> bool:
+    """Whether the shape of what these bytes hold may be beyond the limits. A value nested n deep has n bytes that begin a
+    container, and a key that is not text begins with one of three others: counting bytes is cheaper than walking, as long as
+    there are few."""
+    size = len(data)
+    return (
         size > _WORTH_COUNTING
         or 0xC4 in data
         or 0xC5 in data
         or 0xC6 in data
         or size - len(data.translate(None, _CONTAINERS)) > limits.depth
-    ):
-        _check_shape(fields, limits)
-    return message
-
-
-def _is_flat(value: Any) -> bool:
-    """Whether it is one value, or a map of a few by text, as most payloads are."""
-    if type(value) is not dict or len(value) > _FEW:
-        return type(value) not in _NESTING
-    for key, item in value.items():  # noqa: SIM110  a generator takes three times as long
-        if type(key) is not str or type(item) in _NESTING:
-            return False
-    return True
+    )
 
 
 def _no_ext(code: int, data: bytes) -> Any:
@@ -273,21 +275,18 @@ _SECONDS: Final = (int, float)
 _new: Final = tuple.__new__
 
 
-def _message(fields: list[Any]) -> ServiceMessage:
+def _checked(fields: list[Any], data: bytes, limits: Limits) -> Fields:
+    """The fields of a message, which were read from ``data`` as msgpack; of those from JSON the shape is checked before."""
     if len(fields) != _WIDTH:  # from an older or a newer Fabric
         fields = [*fields[:_WIDTH], *_DEFAULTS[len(fields) :]]
     id, number, source, instance, to, method, payload, rank, correlation, deadline, attempt, reply_to, error, headers = fields
     # Written out, because every message comes through here; a loop over a table of checks takes three times as long.
     if not (
-        type(id) is str
-        and type(source) is str
-        and type(instance) is str
-        and type(to) is str
-        and type(method) is str
+        type(id) is type(source) is type(instance) is type(to) is type(method) is str
         and (correlation is None or type(correlation) is str)
         and (deadline is None or (type(deadline) in _SECONDS and -1e12 < deadline < 1e12))  # also refuses NaN
         and type(attempt) is int
-        and 1 <= attempt < 2**31
+        and 0 < attempt < 2**31
         and (reply_to is None or type(reply_to) is str)
         and (error is None or type(error) is dict)
         and (headers is None or type(headers) is dict)
@@ -298,10 +297,9 @@ def _message(fields: list[Any]) -> ServiceMessage:
     except (KeyError, TypeError):
         shown = ", ".join(str(item) if type(item) is int else type(item).__name__ for item in (number, rank))
         raise InvalidMessage(f"unknown type or priority: {shown}") from None
-    return _new(
-        ServiceMessage,
-        (id, kind, source, instance, to, method, payload, priority, correlation, deadline, attempt, reply_to, error, headers),
-    )
+    if (error or headers or (type(payload) in _NESTING and not _is_flat(payload))) and _may_break(data, limits):
+        _check_shape(fields, limits)
+    return id, kind, source, instance, to, method, payload, priority, correlation, deadline, attempt, reply_to, error, headers
 
 
 def _misfit(fields: list[Any]) -> str:
