@@ -211,10 +211,12 @@ class Dispatcher:
     async def _run(self, request: Request, task: asyncio.Task[None]) -> None:
         """Run the handler and answer, whatever it does. Each way out passes ``_end`` once."""
         now = self._now()
-        if request.stop is None and now >= request.deadline:
+        stop = request.stop
+        if stop is None and now >= request.deadline:
             self._expire(request)
-        if request.stop is not None:  # told to stop before the first step, where cancelling would have skipped all this
-            self._end(request, error=request.stop)
+            stop = request.stop
+        if stop is not None:  # told to stop before the first step, where cancelling would have skipped all this
+            self._end(request, error=stop)
             return
         request.task, request.started = task, now
         message, contract = request.message, request.lane.contract

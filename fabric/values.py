@@ -90,7 +90,8 @@ def _dumped(value: Any) -> Any:
     kind: Any = type(value)
     try:
         if isinstance(value, BaseModel):
-            return value.model_dump(by_alias=True)
+            model: Any = value  # what is dumped is a map by pydantic's own hint, but a root model's is whatever its root is
+            return model.model_dump(by_alias=True)
         return _adapter(kind).dump_python(value, by_alias=True)
     except (PydanticUserError, ValueError) as error:  # no schema for a field; a value that holds itself
         raise InvalidMessage(f"a {kind.__name__} can't be sent: {first_line(error)}") from None
