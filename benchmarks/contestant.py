@@ -75,6 +75,7 @@ def main() -> None:
     parser.add_argument("--services", default=SERVICE, help="names, with commas between")
     options = parser.parse_args()
     act = _serve if options.side == "serve" else _load
+    peer(options.name)  # what is loaded before it runs is never searched for garbage, for each of them
     run(act(options.name, options.url, tuple(options.services.split(","))))
 
 

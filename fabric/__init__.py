@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # what type checkers see; at run time each name is imported w
     from fabric.health import Health
     from fabric.hub import Hub
     from fabric.inflow import Stream
+    from fabric.loop import run
     from fabric.options import CallOptions
     from fabric.routing.breaker_policy import BreakerPolicy
     from fabric.routing.ejection_policy import EjectionPolicy
@@ -60,6 +61,7 @@ _HOMES = {
     "on_broadcast": "fabric.contract",
     "on_event": "fabric.contract",
     "rpc": "fabric.contract",
+    "run": "fabric.loop",
 }
 
 __all__ = [
@@ -93,6 +95,7 @@ __all__ = [
     "on_broadcast",
     "on_event",
     "rpc",
+    "run",
 ]
 
 
