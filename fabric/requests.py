@@ -170,7 +170,8 @@ class PendingRequests:
             None,
             headers,
         )
-        self._outbox.put(self._exchange, endpoint.id, priority, codec.encode(fields, self._limits), pending)
+        data = codec.encode(fields, self._limits)
+        self._outbox.put(self._exchange, endpoint.id, priority, data, pending, endpoint.pending)
 
     def _end(self, pending: Pending, now: float, *, ok: bool | None) -> None:
         """It is not under way any more; ``ok`` as of ``Breaker.settle``."""

@@ -1,7 +1,9 @@
 """Coalescing: messages for one destination and priority that are ready together travel as one body.
 
 While one body of a lane is under way the next fills, so a lane adapts by itself: alone a message leaves in the same loop
-turn, under load a body carries hundreds. A message is never held back to wait for company.
+turn, under load a body carries hundreds. A body costs as much as ten messages, so where several answers of one callee are on
+their way, and may bring more to send, the next body waits until a moment has passed since the last, unless it is full or its
+priority is high. So does none that nothing else is asked of the callee with.
 
 A message that is the only one under way is answered soon, or nothing waits behind it: that the broker has it need not be
 confirmed at once.
@@ -32,6 +34,12 @@ _ENOUGH = 50
 on the first while the rest is made. Fewer give smaller bodies, each of which costs broker and callee as much as ten messages."""
 _MOST_BODIES = 2
 """Of one lane that are under way at the same time."""
+_PAUSE = 0.001
+"""Seconds from one small body of a lane to the next in a crowd; the timers of the loop are no finer, so it may be twice that."""
+_CROWD = 4
+"""Messages without an answer, besides those that wait here, which make a crowd: in closed loops with fewer nobody would come."""
+_REST = 0.05
+"""Seconds between looks for lanes that nothing has been put in."""
 
 
 class Parcel(Protocol):
@@ -52,10 +60,30 @@ class Parcel(Protocol):
 
 
 class _Lane:
-    __slots__ = ("bodies", "busy", "bytes", "exchange", "items", "key", "priority", "tidy_at")
+    __slots__ = (
+        "bodies",
+        "busy",
+        "bytes",
+        "company",
+        "exchange",
+        "held",
+        "items",
+        "key",
+        "left_at",
+        "patient",
+        "priority",
+        "tidy_at",
+    )
 
     def __init__(self, exchange: str, key: str, priority: Priority) -> None:
         self.exchange, self.key, self.priority = exchange, key, priority
+        self.patient = priority <= Priority.NORMAL
+        self.company = 0
+        """Messages without an answer, those that wait here included, when the last one was put in."""
+        self.left_at = 0.0
+        """When the last body left, in the loop's time."""
+        self.held: asyncio.TimerHandle | None = None
+        """Set while the next waits for company."""
         self.items: list[tuple[bytes, Parcel]] = []
         self.bytes = 0
         self.busy = False
@@ -79,6 +107,7 @@ class Outbox:
         failed: called with the parcels of a body and why it failed: ``NoRoute``, ``NotSent``, ``ConnectionLost`` ...
         max_batch_bytes: of one body.
         max_waiting_bytes: of one lane; more is refused, which is the back-pressure.
+        pause: seconds from one small body of a lane to the next in a crowd.
     """
 
     def __init__(
@@ -89,12 +118,15 @@ class Outbox:
         failed: Callable[[Sequence[Parcel], FabricError], None],
         max_batch_bytes: int,
         max_waiting_bytes: int = 64 * 1024 * 1024,
+        pause: float = _PAUSE,
     ) -> None:
         self._transport = transport
         self._loop = asyncio.get_running_loop()
         self._sent, self._failed = sent, failed
         self._max_batch, self._max_waiting = min(max_batch_bytes, transport.max_body), max_waiting_bytes
+        self._pause = pause
         self._lanes: dict[tuple[str, str, Priority], _Lane] = {}
+        self._sweeper: asyncio.TimerHandle | None = None
         self._under_way = 0
         self._lone: Parcel | None = None
         self._lone_under_way: UnderWay | None = None
@@ -102,8 +134,11 @@ class Outbox:
         self._closed = False
         self._unwatch = transport.watch(self._link_changed)
 
-    def put(self, exchange: str, key: str, priority: Priority, data: bytes, parcel: Parcel) -> None:
+    def put(self, exchange: str, key: str, priority: Priority, data: bytes, parcel: Parcel, company: int = 0) -> None:
         """Send ``data`` with whatever else is ready for there.
+
+        Args:
+            company: messages for there without an answer, this one included.
 
         Raises:
             NotSent: the lane is full; or the broker takes nothing, and what is of low priority does not wait for it.
@@ -118,11 +153,26 @@ class Outbox:
         self._lanes[exchange, key, priority] = lane
         lane.items.append((data, parcel))
         lane.bytes += len(data)
+        lane.company = company
         if not lane.busy:
             lane.busy = True
             self._loop.call_soon(self._flush, lane)
-        elif len(lane.items) >= _ENOUGH and lane.bodies < _MOST_BODIES:
-            self._flush(lane)
+        elif len(lane.items) >= _ENOUGH:
+            if lane.bodies < _MOST_BODIES:
+                self._flush(lane)
+        elif lane.held is not None and not self._waits(lane):
+            _release(lane)
+            self._loop.call_soon(self._flush, lane)
+
+    def _waits(self, lane: _Lane) -> bool:
+        """Whether what is in it had better wait for company."""
+        count = len(lane.items)
+        return (
+            0 < count < _ENOUGH
+            and lane.company - count >= _CROWD
+            and lane.patient
+            and self._loop.time() < lane.left_at + self._pause
+        )
 
     def _link_changed(self, event: LinkEvent) -> None:
         if event.state is LinkState.READY and not event.consumer:
@@ -133,6 +183,7 @@ class Outbox:
 
     def _flush(self, lane: _Lane) -> None:
         """Send the next body of a lane, which the caller has marked busy."""
+        _release(lane)
         if self._closed:
             self._refuse(lane)
             return
@@ -142,11 +193,13 @@ class Outbox:
             return
         if lane.bodies >= _MOST_BODIES:
             return  # the first of them that ends goes on
+        if self._waits(lane):
+            lane.held = self._loop.call_later(self._pause, self._flush, lane)
+            return
         bodies, parcels = self._take(lane)
         if not bodies:
             if not lane.bodies:
-                lane.busy = False
-                self._forget(lane)
+                self._rest(lane)
             return
         if len(bodies) == 1:
             if not lane.items and not self._under_way and (self._lone is None or not self._lone.wanted):
@@ -157,6 +210,7 @@ class Outbox:
             body, content_type = bodies[0], MSGPACK
         else:
             body, content_type = batch.join(bodies), batch.BATCH
+        lane.left_at = self._loop.time()
         self._under_way += 1
         lane.bodies += 1
         self._send(lane, body, content_type, parcels, partial(self._ended, lane, parcels), answered=False)
@@ -167,10 +221,24 @@ class Outbox:
         self._lone = parcels[0]
         self._lone_under_way = self._send(lane, body, MSGPACK, parcels, partial(self._tell, parcels), answered=True)
 
+    def _rest(self, lane: _Lane) -> None:
+        """Nothing waits in it and nothing is under way. It is kept until nobody need know when the last body left."""
+        lane.busy = False
+        if not lane.patient or self._loop.time() >= lane.left_at + self._pause:
+            self._forget(lane)
+        elif self._sweeper is None:
+            self._sweeper = self._loop.call_later(_REST, self._sweep)
+
+    def _sweep(self) -> None:
+        self._sweeper = None
+        for lane in [lane for lane in self._lanes.values() if not lane.busy and not lane.items]:
+            self._rest(lane)
+
     def _forget(self, lane: _Lane) -> None:
         self._lanes.pop((lane.exchange, lane.key, lane.priority), None)
 
     def _refuse(self, lane: _Lane) -> None:
+        _release(lane)
         self._forget(lane)
         items, lane.items = lane.items, []
         if items:
@@ -257,9 +325,17 @@ class Outbox:
         self._unwatch()
         if self._lone_under_way is not None:
             self._lone_under_way.forget()
+        if self._sweeper is not None:
+            self._sweeper.cancel()
         await self._tasks.aclose()
         for lane in list(self._lanes.values()):
             self._refuse(lane)
+
+
+def _release(lane: _Lane) -> None:
+    if lane.held is not None:
+        lane.held.cancel()
+        lane.held = None
 
 
 def _typed(error: Exception) -> FabricError:

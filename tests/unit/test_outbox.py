@@ -17,6 +17,7 @@ from fabric.transports.outbox import Outbox, Parcel
 from fabric.wire import batch
 from fabric.wire.codec import MSGPACK
 from fabric.wire.message import Priority
+from tests.puppet import LIMIT, eventually
 from tests.unit.wire.messages import unhurried
 
 
@@ -166,6 +167,7 @@ class Desk:
     transport: HandTransport
     max_batch_bytes: int = 1000
     max_waiting_bytes: int = 100_000
+    pause: float = 0.001
     told: list[tuple[Letter, str]] = field(default_factory=list)
     errors: list[FabricError] = field(default_factory=list)
 
@@ -176,6 +178,7 @@ class Desk:
             failed=self.failed,
             max_batch_bytes=self.max_batch_bytes,
             max_waiting_bytes=self.max_waiting_bytes,
+            pause=self.pause,
         )
 
     def sent(self, parcels: Sequence[Parcel]) -> None:
@@ -190,9 +193,17 @@ class Desk:
             assert isinstance(parcel, Letter)
             self.told.append((parcel, how))
 
-    def put(self, data: bytes, *, key: str = "inbox", priority: Priority = Priority.NORMAL, seconds: float = 1000.0) -> Letter:
+    def put(
+        self,
+        data: bytes,
+        *,
+        key: str = "inbox",
+        priority: Priority = Priority.NORMAL,
+        seconds: float = 1000.0,
+        company: int = 0,
+    ) -> Letter:
         letter = Letter(data, asyncio.get_running_loop().time() + seconds)
-        self.outbox.put("rpc", key, priority, data, letter)
+        self.outbox.put("rpc", key, priority, data, letter, company)
         return letter
 
     def told_of(self, letter: Letter) -> list[str]:
@@ -202,13 +213,25 @@ class Desk:
     def under_way(self) -> list[Sending]:
         return [sending for sending in self.transport.sendings if not sending.end.done()]
 
+    @property
+    def left(self) -> list[list[bytes]]:
+        """The messages of each body that left."""
+        return [sending.parts for sending in self.transport.sendings]
+
+    @property
+    def waiting(self) -> bool:
+        return any(lane.items for lane in self.outbox._lanes.values())
+
     async def confirm(self) -> None:
         """Let everything that is under way, or gets so, end well."""
         await settle()
-        while self.under_way:
-            for sending in self.under_way:
-                sending.end.set_result(None)
-            await settle()
+        async with asyncio.timeout(LIMIT):
+            while self.under_way or self.waiting:
+                for sending in self.under_way:
+                    sending.end.set_result(None)
+                await settle()
+                if self.waiting and not self.under_way:
+                    await asyncio.sleep(self.pause)
 
 
 async def settle() -> None:
@@ -259,6 +282,84 @@ async def test_many_of_one_turn_leave_in_parts_that_the_callee_can_work_on(desk:
     )
     await desk.confirm()
     assert all(desk.told_of(letter) == ["sent"] for letter in letters)
+
+
+@pytest.fixture
+async def patient() -> Desk:
+    """One whose pauses never end by themselves."""
+    return Desk(HandTransport(), pause=10_000.0)
+
+
+async def crowd(desk: Desk, key: str = "inbox", priority: Priority = Priority.NORMAL) -> None:
+    """Have ten messages answered late, in a body that the broker has."""
+    for number in range(10):
+        desk.put(b"%d" % number, key=key, priority=priority, company=number + 1)
+    await settle()
+    desk.under_way[-1].end.set_result(None)
+    await settle()
+    assert not desk.under_way
+
+
+async def test_in_a_crowd_a_small_body_waits_for_company(patient: Desk) -> None:
+    """Right after a body, with many answers still to come, what is put in waits; when the answers have come and all is there
+    that may be, it leaves in one body."""
+    await crowd(patient)
+    for number in (10, 11, 12):
+        patient.put(b"%d" % number, company=number + 1)
+        await settle()
+    assert len(patient.left) == 1, "ten answers may come"
+    patient.put(b"13", company=7)
+    await settle()
+    assert len(patient.left) == 2, "three others are no crowd"
+    assert patient.left[1] == [b"10", b"11", b"12", b"13"]
+    await patient.confirm()
+
+
+async def test_the_pause_is_short(desk: Desk) -> None:
+    """M9 (faststream#1318): what waits for company leaves by itself soon, whoever comes, also if it came while a body was under
+    way."""
+    await crowd(desk)
+    first = desk.put(b"10", company=11)
+    await eventually(lambda: first.left)
+    second = desk.put(b"11", company=12)
+    await settle()
+    desk.under_way[-1].end.set_result(None)
+    await eventually(lambda: second.left)
+    assert desk.left[1:] == [[b"10"], [b"11"]]
+    await desk.confirm()
+
+
+async def test_who_does_not_wait_for_company(patient: Desk) -> None:
+    """A message that no others are asked with, one of high priority, a full body, and one for somebody else leave at once."""
+    await crowd(patient)
+    await crowd(patient, "other", Priority.HIGH)
+    bodies = len(patient.left)
+    patient.put(b"urgent", key="other", priority=Priority.HIGH, company=11)
+    patient.put(b"elsewhere", key="third", company=11)
+    await settle()
+    assert patient.left[bodies:] == [[b"urgent"], [b"elsewhere"]]
+    for number in range(49):
+        patient.put(b"%d" % number, company=11 + number)
+        await settle()
+    assert len(patient.left) == bodies + 2
+    patient.put(b"49", company=60)
+    await settle()
+    assert len(patient.left[-1]) == 50
+    await patient.confirm()
+    patient.put(b"alone", company=1)
+    await settle()
+    assert patient.left[-1] == [b"alone"]
+    await patient.confirm()
+
+
+async def test_what_waits_for_company_is_refused_when_the_hub_closes(patient: Desk) -> None:
+    """M14: closing refuses what waits, for whatever reason."""
+    await crowd(patient)
+    letter = patient.put(b"10", company=11)
+    await settle()
+    await patient.outbox.aclose()
+    assert patient.told_of(letter) == ["TransportClosed"]
+    assert not letter.left
 
 
 async def test_only_a_lone_message_need_not_be_confirmed_at_once(desk: Desk) -> None:
@@ -419,7 +520,7 @@ async def test_given_up_at_the_last_moment(desk: Desk) -> None:
     assert len(desk.transport.sendings) == 1
     assert not any(letter.left for letter in letters)
     assert desk.told_of(letters[0]) == []
-    assert not desk.outbox._lanes
+    await eventually(lambda: not desk.outbox._lanes)
 
 
 async def test_lanes_are_not_kept(desk: Desk) -> None:
@@ -432,7 +533,7 @@ async def test_lanes_are_not_kept(desk: Desk) -> None:
     desk.transport.turn(LinkState.BLOCKED)
     with pytest.raises(NotSent):
         desk.put(b"x", key="inbox-low", priority=Priority.LOW)
-    assert not desk.outbox._lanes
+    await eventually(lambda: not desk.outbox._lanes)
 
 
 async def test_a_body_fits_what_the_transport_takes() -> None:
@@ -537,7 +638,7 @@ async def history(steps: list[Step], max_batch_bytes: int) -> None:
         match what:
             case "put":
                 key, priority = f"inbox-{which % 2}", Priority(1 + which // 2)
-                letter = desk.put(b"%06d" % number + b"x" * size, key=key, priority=priority)
+                letter = desk.put(b"%06d" % number + b"x" * size, key=key, priority=priority, company=size % 12)
                 letters.append(letter)
                 lanes.setdefault((key, priority), []).append(letter)
             case "drop" if letters:
@@ -565,7 +666,7 @@ async def history(steps: list[Step], max_batch_bytes: int) -> None:
         assert len(desk.told_of(letter)) <= (1 if letter.left else 0)
         assert desk.told_of(letter) or not letter.left or not letter.wanted, "only what is wanted no more is told nothing"
         assert letter.left or not letter.wanted
-    assert not desk.outbox._lanes
+    assert not any(lane.items or lane.busy for lane in desk.outbox._lanes.values())
     await desk.outbox.aclose()
 
 
