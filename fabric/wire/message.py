@@ -72,13 +72,13 @@ class ServiceMessage(NamedTuple):
 
 Fields = tuple[
     str,
-    int,
+    MessageType,
     str,
     str,
     str,
     str,
     Any,
-    int,
+    Priority,
     str | None,
     float | None,
     int,
