@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from fabric.contract import contract_of
-from fabric.coordination.control import COMMAND, Report, read_command, report_message
+from fabric.coordination.control import COMMAND, read_command
 from fabric.coordination.health_checks import HealthChecks
-from fabric.errors import FabricError, InvalidMessage, NoRoute, StaleCommand
+from fabric.coordination.reports import Reports
+from fabric.errors import InvalidMessage, StaleCommand
 from fabric.health import Health, HealthStatus
 from fabric.hub import Hub
 from fabric.routing.instance import Instance, InstanceState, Lifecycle
@@ -33,8 +33,6 @@ from fabric.tasks import Tasks
 from fabric.transports import topology
 from fabric.transports.base import Consumer, Delivery, LinkEvent, LinkState
 from fabric.wire import batch
-from fabric.wire.codec import MSGPACK
-from fabric.wire.message import MessageIds
 
 _log = logging.getLogger("fabric.agent")
 
@@ -97,16 +95,17 @@ class Agent:
         if checks is None:
             checks = [HealthCheck(interval=policy.check_interval, timeout=policy.check_timeout)]
         self._checks = HealthChecks(checks, service, hub.clock)
-        self._vote_valid_for = max(policy.vote_valid_for, policy.check_interval + self._checks.longest)
         self._name = service.name
+        self._reports = Reports(
+            hub,
+            service.name,
+            vote_valid_for=max(policy.vote_valid_for, policy.check_interval + self._checks.longest),
+            timeout=policy.report_timeout,
+        )
         self._life = Lifecycle(hub.instance)
         self._health = Health.unknown("not started")
         self._tasks = Tasks(f"agent of {hub.instance}")
-        self._ids = MessageIds()
-        self._epoch = 0
         self._run, self._attempt = "", 0
-        self._sequence = 0
-        self._reports: asyncio.Queue[Report] = asyncio.Queue(maxsize=1000)
         self._starting: asyncio.Task[None] | None = None
         self._checking: asyncio.Task[None] | None = None
         self._stopping: asyncio.Task[None] | None = None
@@ -166,12 +165,12 @@ class Agent:
             timeout=self._hub.settings.connect_timeout,
         )
         self._served = await self._hub.serve(self._service, self._describe)
-        self._tasks.start(self._send_reports(), "send reports")
+        self._tasks.start(self._reports.send(), "send reports")
         for delivery in self._early:
             self._receive(delivery)
         self._early.clear()
         self._unwatch = self._hub.transport.watch(self._link_changed)
-        self._report(InstanceJoined)
+        self._reports.tell(InstanceJoined)
         if not managed:
             await self._start()
             self._checking = self._tasks.start(self._check_health(), "check health")
@@ -186,7 +185,7 @@ class Agent:
 
     def _link_changed(self, event: LinkEvent) -> None:
         if event.state is LinkState.READY:
-            self._report(InstanceJoined)
+            self._reports.tell(InstanceJoined)
             self._tell_where_i_stand()
 
     # ------------------------------------------------------------ commands
@@ -211,9 +210,9 @@ class Agent:
         """
         if command.service != self._name or command.instance not in (None, self._hub.instance):
             return
-        if command.epoch < self._epoch:
-            raise StaleCommand(command.epoch, self._epoch)
-        self._epoch = command.epoch
+        if command.epoch < self._reports.epoch:
+            raise StaleCommand(command.epoch, self._reports.epoch)
+        self._reports.epoch = command.epoch
         match command.kind:
             case CommandKind.START:
                 self._obey_start(command)
@@ -241,7 +240,7 @@ class Agent:
         self._starting = self._tasks.start(self._start_and_report(command.timeout), "start")
 
     async def _start_and_report(self, timeout: float) -> None:
-        self._report(CommandAccepted, attempt=self._attempt)
+        self._reports.tell(CommandAccepted, attempt=self._attempt)
         try:
             async with asyncio.timeout(timeout):
                 await self._start()
@@ -252,7 +251,7 @@ class Agent:
             _log.warning("%s could not start: %r", self._hub.instance, error, exc_info=error)
             await self._failed(f"{type(error).__name__}: {error}", getattr(error, "code", None))
             return
-        self._report(ServiceStarted, attempt=self._attempt)
+        self._reports.tell(ServiceStarted, attempt=self._attempt)
         if self._checking is None or self._checking.done():
             self._checking = self._tasks.start(self._check_health(), "check health")
         self._check_now.set()
@@ -270,7 +269,9 @@ class Agent:
         self._health = Health.bad(reason)
         await self._release()
         self._turn(InstanceState.FAILED, reason)
-        self._report(ServiceFailed, attempt=self._attempt, reason=reason[:2000], code=code if isinstance(code, str) else None)
+        self._reports.tell(
+            ServiceFailed, attempt=self._attempt, reason=reason[:2000], code=code if isinstance(code, str) else None
+        )
 
     async def _obey_stop(self, command: Command) -> None:
         self._attempt = max(self._attempt, command.attempt) if command.run == self._run else command.attempt
@@ -283,14 +284,14 @@ class Agent:
     def _tell_where_i_stand(self) -> None:
         match self._life.state:
             case InstanceState.INITIALIZING:
-                self._report(CommandAccepted, attempt=self._attempt)
+                self._reports.tell(CommandAccepted, attempt=self._attempt)
             case InstanceState.STARTING | InstanceState.RUNNING:
-                self._report(ServiceStarted, attempt=self._attempt)
+                self._reports.tell(ServiceStarted, attempt=self._attempt)
                 self._check_now.set()
             case InstanceState.FAILED:
-                self._report(ServiceFailed, attempt=self._attempt, reason=self._life.reason)
+                self._reports.tell(ServiceFailed, attempt=self._attempt, reason=self._life.reason)
             case InstanceState.STOPPED:
-                self._report(ServiceStopped, attempt=self._attempt)
+                self._reports.tell(ServiceStopped, attempt=self._attempt)
             case _:
                 pass
 
@@ -322,50 +323,7 @@ class Agent:
                 asked = True
 
     def _vote(self) -> None:
-        self._report(Vote, status=self._health.status, reason=self._health.reason, expires_at=0.0)
-
-    # ------------------------------------------------------------ reports
-
-    def _report(self, kind: Callable[..., Report], **facts: Any) -> None:
-        self._sequence += 1
-        report = kind(
-            service=self._name,
-            instance=self._hub.instance,
-            incarnation=self._hub.incarnation,
-            sequence=self._sequence,
-            epoch=self._epoch,
-            **facts,
-        )
-        if self._reports.full():
-            self._reports.get_nowait()
-            self._reports.task_done()
-        self._reports.put_nowait(report)
-
-    async def _send_reports(self) -> None:
-        """In order and confirmed. One that finds no coordinator is dropped: a new leader asks everybody anew."""
-        limit = self._policy.report_timeout
-        while True:
-            reports = [await self._reports.get()]
-            while not self._reports.empty():  # what came meanwhile goes at once, and not after one more confirm each
-                reports.append(self._reports.get_nowait())
-            bodies = [report_message(report, self._vote_valid_for, id=self._ids.next()) for report in _newest_vote(reports)]
-            lone = len(bodies) == 1
-            try:
-                await self._hub.transport.send(
-                    self._hub.topology.control,
-                    topology.vote(self._name),
-                    bodies[0] if lone else batch.join(bodies),
-                    timeout=limit,
-                    content_type=MSGPACK if lone else batch.BATCH,
-                    mandatory=True,
-                )
-            except NoRoute:
-                _log.debug("no coordinator takes the reports %s", _kinds(reports))
-            except FabricError as error:
-                _log.warning("%s could not report %s: %s", self._hub.instance, _kinds(reports), error)
-            finally:
-                for _ in reports:
-                    self._reports.task_done()
+        self._reports.tell(Vote, status=self._health.status, reason=self._health.reason, expires_at=0.0)
 
     def _turn(self, to: InstanceState, reason: str = "") -> None:
         self._life.advance(to, reason)
@@ -388,7 +346,7 @@ class Agent:
             await self._served.drain(timeout)
         await self._release()
         self._turn(InstanceState.STOPPED)
-        self._report(ServiceStopped, attempt=self._attempt)
+        self._reports.tell(ServiceStopped, attempt=self._attempt)
 
     async def _release(self) -> None:
         if self._released:
@@ -409,18 +367,7 @@ class Agent:
         self._unwatch()
         if self._control is not None:
             await self._control.aclose()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._reports.join(), self._policy.goodbye_timeout)
+        await self._reports.handed_over(self._policy.goodbye_timeout)
         await self._tasks.aclose()
         if self._served is not None:
             await self._served.aclose()
-
-
-def _newest_vote(reports: Sequence[Report]) -> list[Report]:
-    """Without the votes that a later one among them overtook."""
-    last = max((at for at, report in enumerate(reports) if isinstance(report, Vote)), default=-1)
-    return [report for at, report in enumerate(reports) if at == last or not isinstance(report, Vote)]
-
-
-def _kinds(reports: Sequence[Report]) -> str:
-    return ", ".join(dict.fromkeys(type(report).__name__ for report in reports))
