@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from fabric.clock import Clock
 from fabric.config import Settings
 from fabric.context import CallContext, current_call
 from fabric.errors import CallError, CallNotSent, NoInstance
+from fabric.hedge import hedged
 from fabric.presence import Presence
 from fabric.requests import PendingRequests, Question
 from fabric.routing.instance import Instance, InstanceState
@@ -108,9 +110,9 @@ class Caller:
                 if pause is None or self._loop.time() + pause >= facts.deadline:
                     raise
                 tried |= {endpoint.id}
-                if pause:
-                    await asyncio.wait((self._closing,), timeout=pause)
-                facts.attempt += 1
+            if pause:
+                await asyncio.wait((self._closing,), timeout=pause)
+            facts.attempt += 1
 
     async def _attempt(self, route: Route, endpoint: Endpoint, question: Question, facts: Facts) -> Any:
         """Ask one instance, in a task of its own."""
@@ -121,32 +123,18 @@ class Caller:
             self._pending.withdraw(pending)
             raise
 
-    async def _hedged(self, route: Route, after: float, endpoint: Endpoint, question: Question, facts: Facts) -> Any:
-        """Ask a second instance when the first takes long. The first answer counts, and whoever is slower is cancelled.
+    def _hedged(
+        self, route: Route, after: float, endpoint: Endpoint, question: Question, facts: Facts
+    ) -> Coroutine[Any, Any, Any]:
+        """Ask a second instance as well when the first takes long."""
 
-        Raises:
-            CallError: none of them answered; how the first one ended.
-        """
-        loop = asyncio.get_running_loop()
-        asked = [loop.create_task(self._attempt(route, endpoint, question, facts), name=f"hedged {facts.method}")]
-        try:
-            await asyncio.wait(asked, timeout=after)
-            if not asked[0].done():
-                other = route.choose({endpoint.id}, None, self._clock.monotonic())
-                if other is not None and other is not endpoint and route.budget.withdraw():
-                    second = replace(facts, attempt=facts.attempt + 1, instance=other.id)
-                    asked.append(loop.create_task(self._attempt(route, other, question, second), name=f"hedge {facts.method}"))
-            left = set(asked)
-            while left:
-                done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    if task.exception() is None:
-                        return task.result()
-            return asked[0].result()
-        finally:
-            for task in asked:
-                task.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
+        def another() -> Coroutine[Any, Any, Any] | None:
+            other = route.choose({endpoint.id}, None, self._clock.monotonic())
+            if other is None or other is endpoint or not route.budget.withdraw():
+                return None
+            return self._attempt(route, other, question, replace(facts, attempt=facts.attempt + 1, instance=other.id))
+
+        return hedged(self._attempt(route, endpoint, question, facts), after, another, facts.method)
 
     def _pause(self, error: CallError, route: Route, *, idempotent: bool, pinned: bool, repeats: bool) -> float | None:
         """Seconds before another attempt; None when there is to be none.

@@ -155,13 +155,16 @@ class Stream(Generic[T]):
         except asyncio.CancelledError:
             raise
         except BaseException:
-            await self.aclose()
+            self._leave()
             raise
         finally:
             self._reading = False
 
     async def aclose(self) -> None:
         """Read no more. Idempotent."""
+        self._leave()
+
+    def _leave(self) -> None:
         self._closed = True
         if self._flow is not None:
             self._flow.close()

@@ -91,10 +91,12 @@ class Intake:
             for key in keys:
                 await self.bind(key)
             await self._consume(channel, name)
-        except BaseException:
-            self.drop()
-            await self._link.close_channel(channel)
-            raise
+            return
+        except BaseException as error:
+            failure = error
+        self.drop()
+        await self._link.close_channel(channel)
+        raise failure
 
     async def _declare(self, channel: Channel) -> str:
         spec = self._orders.spec

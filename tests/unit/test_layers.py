@@ -51,6 +51,7 @@ LAYERS = (
             "detector",
             "dispatcher",
             "follower",
+            "hedge",
             "identity",
             "inflow",
             "lane",
