@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ValidationError
 
 from fabric.clock import Clock
 from fabric.config import Settings
-from fabric.context import CallContext, enter, leave
+from fabric.context import CallContext, enter
 from fabric.contract import ServiceContract
 from fabric.contracts import description
 from fabric.deadlines import TICK, Lookout
@@ -37,6 +37,7 @@ STOP_PATIENCE = 1.0
 """Seconds that cancelled handlers get to clean up when the instance goes."""
 MOST_CANCELLED = 4096
 MARK = "fabric.mark"
+_REQUEST: Final = MessageType.REQUEST
 
 
 class Request:
@@ -101,7 +102,7 @@ class Dispatcher:
         self._cancelled: dict[str, None] = {}
         self._abandoned: set[asyncio.Task[None]] = set()
         self._lookout: Lookout[Request] = Lookout(self._requests, self._expire)
-        self._workers: Workers[Request] = Workers(self._run, f"{contract.name} handlers")
+        self._workers: Workers[Request] = Workers(self._run, f"{contract.name} handlers", begin=enter)
         self._replies = Replies(transport, topology.rpc, me, contract.name, settings)
         # one operating-system user owns everything on the other brokers: there callers are believed
         self._vouches = transport.name == "amqp"
@@ -130,7 +131,7 @@ class Dispatcher:
             if isinstance(message, InvalidMessage):
                 self.invalid += 1
                 self._refusals.tell("%s refused a request: %s", self._instance, message)
-            elif message.type is MessageType.REQUEST:
+            elif message.type is _REQUEST:
                 self._admit(message, user, now, wall)
             elif message.type is MessageType.CANCEL:
                 self._cancel(message.correlation_id or "")
@@ -220,7 +221,6 @@ class Dispatcher:
             return
         request.task, request.started = task, now
         message, contract = request.message, request.lane.contract
-        place = enter(request)
         try:
             try:
                 arguments = contract.arguments.read(message.payload)
@@ -246,8 +246,6 @@ class Dispatcher:
                 raise
         else:
             self._end(request, payload)
-        finally:
-            leave(place)
 
     def _end(self, request: Request, payload: Any = None, *, error: dict[str, Any] | None = None) -> None:
         lane = request.lane
@@ -341,6 +339,7 @@ class Dispatcher:
         """Stop everything at once. What was drained before has nothing left to stop."""
         await self.drain(0.0)
         self._lookout.close()
+        self._workers.close()
         self._replies.close()
 
     # ------------------------------------------------------------ answers

@@ -107,6 +107,62 @@ async def test_many_that_all_wait_begin_within_a_few_turns() -> None:
     assert len(set(run.tasks[before:])) <= 4
 
 
+async def test_tasks_are_kept_for_what_comes_next_until_it_is_closed() -> None:
+    """What comes one by one is run by one task, also after a handler in it has waited; closed, none is left."""
+    run = Run()
+
+    async def quick() -> None: ...
+
+    async def slow() -> None:
+        await asyncio.sleep(0)
+
+    for number, work in enumerate((quick, slow, quick, slow), start=1):
+        run.workers.put(work)
+        await run.until_done(number)
+        await asyncio.sleep(0)
+    assert len(set(run.tasks)) == 1
+    run.workers.close()
+    async with asyncio.timeout(5):
+        await asyncio.wait(set(run.tasks))
+
+
+async def test_cancelled_while_idle_a_task_is_not_counted_on() -> None:
+    """Whoever cancels all tasks of the loop leaves workers that still run what is put in."""
+    run = Run()
+
+    async def quick() -> None: ...
+
+    run.workers.put(quick)
+    await run.until_done(1)
+    await asyncio.sleep(0)
+    run.tasks[0].cancel()
+    run.workers.put(quick)
+    await run.until_done(2)
+    assert run.tasks[0] is not run.tasks[1]
+
+
+async def test_each_begins_in_its_own_context() -> None:
+    """What ``begin`` sets for a thing is there when it runs, also in a task that ran others before, and gone when none runs."""
+    current: ContextVar[object] = ContextVar("current", default=None)
+    seen: list[tuple[object, object]] = []
+    done = asyncio.Event()
+
+    async def work(thing: int, task: asyncio.Task[None]) -> None:
+        if thing % 2:
+            await asyncio.sleep(0)
+        seen.append((thing, current.get()))
+        if len(seen) == 6:
+            done.set()
+
+    workers: Workers[int] = Workers(work, "test", begin=current.set)
+    for number in range(6):
+        workers.put(number)
+    async with asyncio.timeout(5):
+        await done.wait()
+    assert sorted(seen) == [(number, number) for number in range(6)]
+    workers.close()
+
+
 async def test_cancelling_hits_only_its_own() -> None:
     """What ran before in the same task and what comes after it know nothing of it."""
     run = Run()
