@@ -15,20 +15,23 @@ PAUSE ?= 5
 BIN := .venv/bin
 READY := .venv/.ready
 BENCH_READY := .venv/.ready-bench
+COMPILED := build/compiled/.ready
 UV := build/uv/bin/uv
 UV_VERSION := 0.13.9
 SOURCES := fabric services tests benchmarks
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
 
-.PHONY: help demo up test test-brokers chaos bench lint format lock clean
+.PHONY: help demo up test test-brokers test-compiled chaos bench compiled lint format lock clean
 
 help:
 	@echo 'make demo          bring the reference fleet up, call it, break it, stop it'
 	echo 'make up            the same fleet, left running until Ctrl-C'
 	echo 'make test          every test but the long fault runs'
 	echo 'make test-brokers  the broker tests on RabbitMQ 3.10, 4.0 and 4.3 (needs Docker)'
+	echo 'make test-compiled the unit and contract tests on the compiled package'
 	echo 'make chaos         the long fault runs'
 	echo 'make bench         the published measurements; ARGS=--quick only shows that they work'
+	echo 'make compiled      the way of a call as machine code, in build/compiled; needs a C compiler'
 	echo 'make lint          ruff, mypy, codespell; make format mends what ruff can mend'
 	echo 'make lock          renew the lock files; ARGS=--upgrade takes newer versions'
 	echo 'make clean         remove .venv and everything generated'
@@ -48,11 +51,24 @@ test-brokers: $(READY)
 	  FABRIC_TEST_RABBITMQ=$$version CI=true $(BIN)/python -m pytest -q -m 'broker and not chaos' $(ARGS)
 	done
 
+# What the tests import comes from build/compiled then, here and in the processes that they start; the tests stay where they are.
+test-compiled: $(COMPILED)
+	@PYTHONSAFEPATH=1 PYTHONPATH="$$PWD/build/compiled" exec $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile \
+	  --import-mode=append -m 'not chaos and not broker' tests/unit tests/contract $(ARGS)
+
 chaos: $(READY)
 	@exec $(BIN)/python -m pytest -q -m chaos $(ARGS)
 
+# The compiled package takes part where it can be built.
 bench: $(BENCH_READY)
-	@exec $(BIN)/python -m benchmarks $(ARGS)
+	@case '$(firstword $(ARGS))' in ''|--*|rpc|latency|fan-out)
+	  $(find_compiler)
+	  [ -n "$$missing" ] || $(MAKE) compiled || missing='it failed.'
+	  [ -z "$$missing" ] || echo "Going on without the compiled package: $$missing" >&2
+	esac
+	exec $(BIN)/python -m benchmarks $(ARGS)
+
+compiled: $(COMPILED)
 
 lint: $(READY)
 	@failed=
@@ -115,6 +131,32 @@ $(BENCH_READY): $(READY) requirements-bench.lock
 	@again() { "$$@" || { echo 'That failed; trying once more in $(PAUSE) s.' >&2; sleep $(PAUSE); "$$@"; }; }
 	echo "Installing the peers of the measurements into .venv"
 	again $(BIN)/python -m pip install -qq --disable-pip-version-check --no-input --require-hashes -r requirements-bench.lock
+	touch $@
+
+# Leaves in $$missing what compiling lacks and what to do about it, or nothing.
+define find_compiler
+compiler=$$($(BIN)/python -c 'import os, sysconfig; print((os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0])')
+header=$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h
+missing=
+if ! command -v "$$compiler" >/dev/null; then
+  missing="$$compiler is not installed. A C compiler is needed (Debian: apt-get install gcc python3-dev); another is named so: CC=clang make compiled"
+elif [ ! -e "$$header" ]; then
+  missing="$$header is not there. The headers of Python are needed (Debian: apt-get install python3-dev)"
+fi
+endef
+
+# The hook builds in place and hides pyproject.toml meanwhile, so it gets a copy. The wheel stays in build/wheel.
+$(COMPILED): $(READY) pyproject.toml $(shell find fabric -name '*.py')
+	@$(find_compiler)
+	[ -z "$$missing" ] || { echo "make compiled: $$missing" >&2; exit 1; }
+	echo "Compiling; this takes about two minutes"
+	rm -rf build/compiling build/wheel build/compiled
+	mkdir -p build/compiling build/wheel
+	cp -R fabric pyproject.toml README.md LICENSE build/compiling/
+	(cd build/compiling && HATCH_BUILD_HOOK_ENABLE_MYPYC=true ../../$(BIN)/python -m hatchling build -t wheel -d ../wheel)
+	$(BIN)/python -m zipfile -e build/wheel/*.whl build/compiled
+	rm -rf build/compiling
+	PYTHONSAFEPATH=1 PYTHONPATH=build/compiled $(BIN)/python -c 'import fabric.hub, sys; sys.exit(".py" == fabric.caller.__file__[-3:])'
 	touch $@
 
 $(UV):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
+from benchmarks import compiled
 from benchmarks.broker import Broker
 from benchmarks.measure import note
 from benchmarks.peers import BROKERLESS, ON_NATS, PEERS
@@ -45,7 +46,11 @@ class Contest:
 def contest(name: str, broker: Broker) -> Iterator[Contest]:
     """One client and one server of the peer ``name``."""
     url = f"127.0.0.1:{free_port()}" if name in BROKERLESS else broker.url
-    with side(MODULE, name, "serve", url) as server, side(MODULE, name, "load", url) as client:
+    environment = compiled.environment_of(name)
+    with (
+        side(MODULE, name, "serve", url, environment=environment) as server,
+        side(MODULE, name, "load", url, environment=environment) as client,
+    ):
         yield Contest(client=client, servers=(server,), broker=broker)
 
 
@@ -55,6 +60,8 @@ def contestants(names: Sequence[str], rabbitmq: Broker, nats: Broker | None) -> 
     for name in names:
         if name in NEEDS and find_spec(NEEDS[name]) is None:
             note(f"left out: {PEERS[name]} is not installed (make bench installs it)")
+        elif name == compiled.NAME and (reason := compiled.lack()):
+            note(f"left out: {PEERS[name]}, for {reason}")
         elif name not in ON_NATS:
             found[name] = rabbitmq
         elif nats is None:

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from benchmarks.broker import Broker, rabbitmq
-from benchmarks.contest import MODULE, Contest
+from benchmarks.compiled import NAME as COMPILED
+from benchmarks.compiled import environment_of
+from benchmarks.contest import MODULE, Contest, contestants
 from benchmarks.measure import Result, Rounds, Table, machine, medians, note, ratio, spread
 from benchmarks.peers import MANY, PEERS
 from benchmarks.plot import bars
-from benchmarks.side import side
+from benchmarks.side import Side, side
 
 PROCESSES, SERVICES_EACH, IN_FLIGHT_EACH = 4, 5, 5
 
@@ -20,11 +22,13 @@ PROCESSES, SERVICES_EACH, IN_FLIGHT_EACH = 4, 5, 5
 def _contest(name: str, broker: Broker) -> Iterator[Contest]:
     groups = [[f"bench-echo-{group}-{place}" for place in range(SERVICES_EACH)] for group in range(PROCESSES)]
     with ExitStack() as stack:
-        servers = [
-            stack.enter_context(side(MODULE, name, "serve", broker.url, f"--services={','.join(group)}")) for group in groups
-        ]
-        everyone = ",".join(service for group in groups for service in group)
-        client = stack.enter_context(side(MODULE, name, "load", broker.url, f"--services={everyone}"))
+
+        def started(act: str, services: str) -> Side:
+            arguments = MODULE, name, act, broker.url, f"--services={services}"
+            return stack.enter_context(side(*arguments, environment=environment_of(name)))
+
+        servers = [started("serve", ",".join(group)) for group in groups]
+        client = started("load", ",".join(service for group in groups for service in group))
         yield Contest(client=client, servers=servers, broker=broker)
 
 
@@ -37,9 +41,10 @@ def run(arguments: list[str]) -> int:
     if options.quick:
         options.rounds, options.seconds = 1, 0.5
     facts = machine()
-    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in PEERS if name in MANY}
+    rounds: dict[str, list[dict[str, float]]]
     in_flight = PROCESSES * SERVICES_EACH * IN_FLIGHT_EACH
     with rabbitmq() as broker:
+        rounds = {name: [] for name in contestants([name for name in PEERS if name in MANY], broker, None)}
         for number in range(options.rounds):
             for name, results in rounds.items():
                 with _contest(name, broker) as contest:
@@ -61,6 +66,9 @@ def _result(rounds: Rounds, options: argparse.Namespace, facts: dict[str, object
         for name, m in middle.items()
     ]
     faster = ratio(rounds, "fabric", "aio_pika_rpc", "calls_per_second")
+    values = {"to_aio_pika_rpc": faster}
+    if COMPILED in rounds:
+        values["compiled_to_aio_pika_rpc"] = ratio(rounds, COMPILED, "aio_pika_rpc", "calls_per_second")
     return Result(
         name="fan-out",
         machine=facts,
@@ -80,7 +88,7 @@ def _result(rounds: Rounds, options: argparse.Namespace, facts: dict[str, object
                 rows=rows,
             ),
         ),
-        values={"to_aio_pika_rpc": faster},
+        values=values,
         rounds=rounds,
         plots={"fan-out": bars("calls per second", {PEERS[name]: m["calls_per_second"] for name, m in middle.items()})},
     )

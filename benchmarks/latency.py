@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from benchmarks.broker import Broker, rabbitmq
+from benchmarks.compiled import NAME as COMPILED
 from benchmarks.contest import contest, contestants
 from benchmarks.measure import Result, Rounds, Table, machine, medians, note, ratio
 from benchmarks.nats_server import nats_server
 from benchmarks.peers import PEERS
 from benchmarks.plot import bars
 
-NAMES = ("fabric", "aiormq_direct", "aio_pika_rpc", "grpc_asyncio", "nats")
+NAMES = ("fabric", COMPILED, "aiormq_direct", "aio_pika_rpc", "grpc_asyncio", "nats")
 IN_FLIGHT = 100
 
 
@@ -60,10 +61,11 @@ def _rounds(found: Mapping[str, Broker], options: argparse.Namespace) -> dict[st
 def _result(rounds: Rounds, options: argparse.Namespace, facts: dict[str, object]) -> Result:
     middle = medians(rounds)
     values = {}
-    if "fabric" in rounds:
-        values["half_p99_to_lone_p50"] = middle["fabric"]["half_p99_to_lone_p50"]
-        if "aiormq_direct" in rounds:
-            values["lone_to_aiormq"] = ratio(rounds, "fabric", "aiormq_direct", "lone_p50_ms")
+    for name, prefix in (("fabric", ""), (COMPILED, "compiled_")):
+        if name in rounds:
+            values[f"{prefix}half_p99_to_lone_p50"] = middle[name]["half_p99_to_lone_p50"]
+            if "aiormq_direct" in rounds:
+                values[f"{prefix}lone_to_aiormq"] = ratio(rounds, name, "aiormq_direct", "lone_p50_ms")
     return Result(
         name="latency",
         machine=facts,

@@ -6,6 +6,7 @@ import argparse
 from contextlib import ExitStack
 
 from benchmarks.broker import rabbitmq
+from benchmarks.compiled import NAME as COMPILED
 from benchmarks.contest import contest, contestants
 from benchmarks.measure import Result, Rounds, Table, machine, medians, note, ratio, spread
 from benchmarks.nats_server import nats_server
@@ -59,6 +60,10 @@ def _result(rounds: Rounds, options: argparse.Namespace, facts: dict[str, object
             ]
         )
     shown = {PEERS[name]: middle[name]["calls_per_second"] for name in sorted(ordered, key=lambda name: name != "fabric")}
+    values = {f"to_{name}": value for name, value in ratios.items() if name != "fabric"}
+    if COMPILED in rounds:
+        others = [name for name in ordered if name != COMPILED]
+        values |= {f"compiled_to_{name}": ratio(rounds, COMPILED, name, "calls_per_second") for name in others}
     return Result(
         name="rpc",
         machine=facts,
@@ -76,7 +81,7 @@ def _result(rounds: Rounds, options: argparse.Namespace, facts: dict[str, object
                 rows=rows,
             ),
         ),
-        values={f"to_{name}": value for name, value in ratios.items() if name != "fabric"},
+        values=values,
         rounds=rounds,
         plots={"rpc": bars("calls per second", shown)},
     )

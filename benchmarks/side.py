@@ -6,7 +6,7 @@ import json
 import select
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -20,10 +20,14 @@ READY_SECONDS = 60.0
 class Side:
     """A running ``python -m MODULE ...``. It prints its answers, one JSON line each; its complaints go to our stderr."""
 
-    def __init__(self, module: str, *arguments: str) -> None:
+    def __init__(self, module: str, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
         self.title = " ".join((module, *arguments))
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
         )
         self._seen = psutil.Process(self._process.pid)
 
@@ -68,9 +72,9 @@ class Side:
 
 
 @contextmanager
-def side(module: str, *arguments: str) -> Iterator[Side]:
+def side(module: str, *arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[Side]:
     """A side that is ready."""
-    started = Side(module, *arguments)
+    started = Side(module, *arguments, environment=environment)
     try:
         started.wait_ready()
         yield started

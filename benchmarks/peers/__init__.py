@@ -23,6 +23,7 @@ class Peer(Protocol):
 
 PEERS: dict[str, str] = {
     "fabric": "Fabric, all features on",
+    "fabric_compiled": "Fabric, compiled",
     "aio_pika_rpc": "aio-pika's RPC pattern",
     "faststream": "FastStream request",
     "aiormq_direct": "bare aiormq, direct reply-to",
@@ -32,7 +33,7 @@ PEERS: dict[str, str] = {
 }
 BROKERLESS = {"grpc_asyncio", "tcp"}
 ON_NATS = {"nats"}
-MANY = {"fabric", "aio_pika_rpc"}
+MANY = {"fabric", "fabric_compiled", "aio_pika_rpc"}
 
 
 def peer(name: str) -> Peer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -80,9 +81,8 @@ def test_the_image_runs_what_was_tested() -> None:
     everything, image = locked("requirements.lock"), locked("requirements-run.lock")
     assert image.items() <= everything.items()
     names = {name for name, _ in image}
-    needed = {
-        normal(entry) for where, entries in declared().items() if where not in ("group dev", "group bench") for entry in entries
-    }
+    tools = ("group compile", "group dev", "group bench")
+    needed = {normal(entry) for where, entries in declared().items() if where not in tools for entry in entries}
     assert needed <= names
     assert not names & {"pytest", "mypy", "ruff", "testcontainers"}
 
@@ -219,6 +219,59 @@ def test_the_installation_is_tried_twice_and_then_fails(tmp_path: Path) -> None:
     assert "trying once more" in finished.stderr
     assert (tmp_path / "calls").read_text().split() == ["pip", "pip"]
     assert not (tmp_path / ".venv/.ready").exists()
+
+
+def test_compiling_without_a_compiler_says_what_to_install(tmp_path: Path) -> None:
+    """make compiled names the compiler that is not there, the package that has one, and how to name another."""
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    program(tmp_path / ".venv/bin/python", f'exec "{sys.executable}" "$@"')
+    (tmp_path / ".venv/.ready").touch()
+    os.utime(tmp_path / ".venv/.ready", (2**32, 2**32))
+    (tmp_path / "fabric").mkdir()
+    finished = make(tmp_path, "compiled", CC="cc-that-nobody-has")
+    assert finished.returncode != 0
+    assert "make compiled: cc-that-nobody-has is not installed" in finished.stderr
+    assert "apt-get install gcc python3-dev" in finished.stderr
+    assert not (tmp_path / "build/compiled").exists()
+
+
+def test_what_is_compiled_can_be_and_only_if_asked_for() -> None:
+    """The hook is off, its modules exist, and no class that stays interpreted inherits from a compiled one, which can't work."""
+    hook = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["mypyc"]
+    assert hook["enable-by-default"] is False
+    compiled = {ROOT / path.lstrip("/") for path in hook["include"]}
+    assert [path for path in compiled if not path.is_file()] == []
+    trees = {path: ast.parse(path.read_text()) for path in (ROOT / "fabric").rglob("*.py")}
+    classes = {path: [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)] for path, tree in trees.items()}
+    protocols = {node.name for found in classes.values() for node in found if "Protocol" in map(ast.unparse, node.bases)}
+    native = {(path, node.name) for path in compiled for node in classes[path]}
+    homes = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in trees}
+    wrong = []
+    for path in trees.keys() - compiled:
+        imported = {
+            alias.asname or alias.name: (homes.get(str(node.module)), alias.name)
+            for node in ast.walk(trees[path])
+            if isinstance(node, ast.ImportFrom)
+            for alias in node.names
+        }
+        bases = {base.id for node in classes[path] for base in node.bases if isinstance(base, ast.Name)}
+        wrong += [(path.name, name) for name in bases - protocols if imported.get(name) in native]
+    assert wrong == []
+
+
+def test_no_compiled_coroutine_waits_while_it_handles_an_error() -> None:
+    """mypyc keeps the error that is being handled for the thread and not for the coroutine: whoever runs while it waits in an
+    ``except`` or a ``finally`` would see it, and what it raises again afterwards could be another's."""
+    waits = ast.Await | ast.Yield | ast.YieldFrom | ast.AsyncFor | ast.AsyncWith
+    found = []
+    for path in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["mypyc"]["include"]:
+        nodes = list(ast.walk(ast.parse((ROOT / path.lstrip("/")).read_text())))
+        parts = [part for node in nodes if isinstance(node, ast.Try) for part in [*node.handlers, *node.finalbody]]
+        found += [f"{path}:{node.lineno}" for part in parts for node in ast.walk(part) if isinstance(node, waits)]
+        # What ends a context runs while its error is handled; that of a time limit does not wait.
+        contexts = [item.context_expr for node in nodes if isinstance(node, ast.AsyncWith) for item in node.items]
+        found += [f"{path}:{one.lineno}" for one in contexts if not ast.unparse(one).startswith("asyncio.timeout")]
+    assert found == []
 
 
 def test_the_hooks_use_the_locked_tools() -> None:
