@@ -148,7 +148,7 @@ class Dispatcher:
             now: in the loop's time.
             wall: the same in seconds since 1970.
         """
-        id, method, priority, deadline = message.id, message.method, message.priority, message.deadline
+        id, _, _, _, _, method, _, priority, _, deadline, _, _, _, headers = message
         if id in self._requests:
             return  # doubled on the way: it is answered once
         if id in self._cancelled:
@@ -157,12 +157,14 @@ class Dispatcher:
             return
         left = deadline - wall if deadline is not None and deadline - wall < LONGEST else LONGEST
         lane = self._lanes.get(method)
-        error = self._objection(message, lane, user, left)
-        if error is not None or lane is None:
-            described = self._about() if lane is None and method == description.METHOD else None
-            error = None if described else error
-            self._replies.answer(message, now + max(left, 1.0), len(self._requests), described, error)
-            return
+        # Nearly all pass by these; whether there is an objection indeed costs more to ask.
+        if lane is None or lane.particular or left <= 0 or headers is not None or not self._accepting:
+            error = self._objection(message, lane, user, left)
+            if error is not None or lane is None:
+                described = self._about() if lane is None and method == description.METHOD else None
+                error = None if described else error
+                self._replies.answer(message, now + max(left, 1.0), len(self._requests), described, error)
+                return
         self._requests[id] = request = Request(message, lane, user, now + left)
         if request.due < self._lookout.next:
             self._lookout.expect(request.due)
@@ -223,7 +225,7 @@ class Dispatcher:
         message, contract = request.message, request.lane.contract
         try:
             try:
-                arguments = contract.arguments.read(message.payload)
+                arguments = request.lane.read(message.payload)
             except ValidationError as error:
                 self._end(request, error=outcomes.invalid(_summary(error), problems(error)))
                 return
@@ -252,9 +254,15 @@ class Dispatcher:
         if request.started:
             lane.ended(self._now() - request.started)
         lane.running -= 1
-        if self._requests.get(request.message.id) is request:
-            self._forget(request)
-            if error is None or error:
+        message = request.message
+        if self._requests.get(message.id) is request:
+            # As _forget and _reply do, which cost each answer two calls.
+            del self._requests[message.id]
+            if self._settling is not None and not self._requests:
+                self._settling.set()
+            if request.flow is None and error is None:
+                self._replies.answer(message, request.deadline, len(self._requests), payload)
+            elif error is None or error:
                 self._reply(request, payload, error=error)
         while lane.waiting.size and (following := lane.following()) is not None:
             self._start(following)

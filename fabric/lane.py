@@ -26,6 +26,8 @@ class Lane(Generic[T]):
         handler: the method itself.
         streams: it answers in parts.
         callers: who may call it; None: anybody.
+        particular: it is not for everybody, or in parts, so that not every request will do.
+        read: makes arguments of a payload; see ``Arguments``.
         running: handlers that run.
         open: handlers that may run at once now, the reserved places left out.
     """
@@ -40,6 +42,8 @@ class Lane(Generic[T]):
         "handler",
         "name",
         "open",
+        "particular",
+        "read",
         "running",
         "streams",
         "waiting",
@@ -50,6 +54,8 @@ class Lane(Generic[T]):
         self.contract, self.handler = contract, handler
         self.name = f"{service}.{contract.name}"
         self.streams, self.callers = contract.streams, options.callers
+        self.particular = self.streams or self.callers is not None
+        self.read = contract.arguments.read
         self.running = 0
         self.waiting: PriorityQueue[T] = PriorityQueue(options.queue)
         self._reserved = options.concurrency // 10 if options.reserved is None else options.reserved

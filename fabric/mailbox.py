@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Final
 
 from fabric.clock import Clock
 from fabric.config import Settings
@@ -17,11 +16,9 @@ from fabric.requests import PendingRequests
 from fabric.transports.base import Consumer, Delivery, LinkEvent, LinkState, Transport
 from fabric.transports.topology import Topology
 from fabric.wire import batch, codec
-from fabric.wire.message import MessageType, ServiceMessage
+from fabric.wire.message import MessageType
 
 _log = logging.getLogger("fabric.mailbox")
-
-_ANSWERS: Final = frozenset({MessageType.RESPONSE, MessageType.STREAM_ITEM, MessageType.STREAM_END})
 
 
 class Mailbox:
@@ -61,18 +58,14 @@ class Mailbox:
         self._unwatch = self._transport.watch(self._link_changed)
 
     def _receive(self, delivery: Delivery) -> None:
-        answers: list[ServiceMessage] = []
-        for message in batch.messages(delivery.body, delivery.content_type, self._limits):
+        came = batch.messages(delivery.body, delivery.content_type, self._limits)
+        for message in self._requests.answer(came, self._clock.monotonic()):
             if isinstance(message, InvalidMessage):
                 self._refusals.tell("%s refused an answer: %s", self._me.instance, message)
-            elif message.type in _ANSWERS:
-                answers.append(message)
             elif message.type is MessageType.PROBE:
                 self._detector.answered(message)
             elif message.method == UP:
                 self._presence.heard(message)
-        if answers:
-            self._requests.answer(answers, self._clock.monotonic())
 
     def _link_changed(self, event: LinkEvent) -> None:
         """It may have been deleted under us, with what it held."""

@@ -23,6 +23,7 @@ AGAIN = 0.05
 """Seconds before what the transport had no room for is offered to it again."""
 MOST_HELD = 64 * 1024 * 1024
 """Bytes held for a link that is down; then the oldest are dropped."""
+_RESPONSE: Final = MessageType.RESPONSE
 _JSON_BEGINS: Final = ord("{")
 TELL_LOAD_EVERY = 8
 """Answers, of which one says how busy the instance is: often enough to balance by, seldom enough to cost nothing."""
@@ -67,9 +68,9 @@ class Replies:
         self._sent += 1
         headers = None if self._sent % TELL_LOAD_EVERY else {"load": load}
         try:
-            self.send(to, MessageType.RESPONSE, deadline, payload, error, to.attempt, headers)
+            self.send(to, _RESPONSE, deadline, payload, error, to.attempt, headers)
         except (PayloadTooLarge, InvalidMessage) as problem:
-            self.send(to, MessageType.RESPONSE, deadline, None, outcomes.failed(problem), to.attempt)
+            self.send(to, _RESPONSE, deadline, None, outcomes.failed(problem), to.attempt)
 
     def send(
         self,
@@ -89,7 +90,7 @@ class Replies:
         Raises:
             PayloadTooLarge, InvalidMessage: it can't be sent.
         """
-        address, priority = to.reply_to, to.priority
+        id, _, source, _, _, method, _, priority, _, _, _, address, _, _ = to
         if address is None:
             return
         fields = (
@@ -97,11 +98,11 @@ class Replies:
             kind,
             self._service,
             self._instance,
-            to.source,
-            to.method,
+            source,
+            method,
             payload,
             priority,
-            to.id,
+            id,
             None,
             number,
             None,

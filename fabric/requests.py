@@ -20,6 +20,7 @@ from fabric.errors import (
     DeadlineExceeded,
     FabricError,
     InstanceLost,
+    InvalidMessage,
     LinkLost,
     NoInstance,
     NoRoute,
@@ -43,6 +44,7 @@ from fabric.wire.message import MessageType, Priority, ServiceMessage
 
 _REQUEST: Final = MessageType.REQUEST
 _RESPONSE: Final = MessageType.RESPONSE
+_PARTS: Final = frozenset({MessageType.STREAM_ITEM, MessageType.STREAM_END})
 
 Question = tuple[str, Any, Priority, dict[str, Any] | None]
 """What is asked, the same in each attempt: method, payload, priority and headers."""
@@ -213,12 +215,23 @@ class PendingRequests:
             self._cancel(flow)
         future.cancel()
 
-    def answer(self, messages: Iterable[ServiceMessage], now: float) -> None:
-        """Take responses, and parts of them, that came together at ``now``, in monotonic seconds."""
+    def answer(self, messages: Iterable[ServiceMessage | InvalidMessage], now: float) -> list[ServiceMessage | InvalidMessage]:
+        """Take responses, and parts of them, from among what came together at ``now``, in monotonic seconds.
+
+        Returns:
+            What else came.
+        """
         waiting = self._pending
         good: list[Pending] = []
+        others: list[ServiceMessage | InvalidMessage] = []
         for message in messages:
+            if isinstance(message, InvalidMessage):
+                others.append(message)
+                continue
             _, kind, _, _, _, _, payload, _, id, _, _, _, error, headers = message
+            if kind is not _RESPONSE and kind not in _PARTS:
+                others.append(message)
+                continue
             pending = waiting.get(id or "")
             if pending is None or pending.future.done():
                 self.late_answers += 1
@@ -236,6 +249,7 @@ class PendingRequests:
                 pending.take(message)
         if good:
             self._judge_good(good, now)
+        return others
 
     def _judge_good(self, answered: Sequence[Pending], now: float) -> None:
         """Let the breakers know of answers that came together: at once of those with the same permits, which are most."""
