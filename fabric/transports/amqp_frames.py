@@ -23,7 +23,7 @@ CONNECTION_CLOSE_OK_FRAME = b"\x01\x00\x00\x00\x00\x00\x04\x00\x0a\x00\x33\xce"
 HEARTBEAT_FRAME = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
 FRAME_HEAD = struct.Struct(">BHI")
-LONG: struct.Struct = struct.Struct(">I")  # its type written out, for mypyc may read a module that uses it first
+LONG = struct.Struct(">I")
 LONG_LONG = struct.Struct(">Q")
 CONTENT_HEAD = struct.Struct(">BHIHHQ")
 _ACK = struct.Struct(">BHIHHQBB")

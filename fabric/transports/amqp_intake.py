@@ -91,12 +91,10 @@ class Intake:
             for key in keys:
                 await self.bind(key)
             await self._consume(channel, name)
-            return
-        except BaseException as error:
-            failure = error
-        self.drop()
-        await self._link.close_channel(channel)
-        raise failure
+        except BaseException:
+            self.drop()
+            await self._link.close_channel(channel)
+            raise
 
     async def _declare(self, channel: Channel) -> str:
         spec = self._orders.spec

@@ -155,10 +155,8 @@ class Publisher:
         """A channel that the broker closed, for what one publish asked, is replaced for all others."""
         try:
             await keep(link)
-            return
         except FabricError as error:
-            reason = f"a publishing channel could not be opened again: {error}"
-        await link.abort(reason)
+            await link.abort(f"a publishing channel could not be opened again: {error}")
 
     def detach(self, reason: str) -> None:
         """What is under way fails: nobody knows whether it arrived. What waits goes on waiting for the next link."""
