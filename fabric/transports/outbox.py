@@ -28,6 +28,8 @@ from fabric.wire.message import Priority
 
 _log = logging.getLogger("fabric.outbox")
 
+_LOW, _READY, _CLOSED = Priority.LOW, LinkState.READY, LinkState.CLOSED  # to look up a member takes as long as a call
+
 _TIDY = 256
 _ENOUGH = 50
 """Messages that leave although another body of their lane is under way, or others may come in the same turn: so the callee works
@@ -143,14 +145,16 @@ class Outbox:
         Raises:
             NotSent: the lane is full; or the broker takes nothing, and what is of low priority does not wait for it.
         """
-        lane = self._lanes.get((exchange, key, priority)) or _Lane(exchange, key, priority)
+        known = self._lanes.get((exchange, key, priority))
+        lane = known if known is not None else _Lane(exchange, key, priority)
         if len(lane.items) >= lane.tidy_at or lane.bytes + len(data) > self._max_waiting:
             lane.tidy()
             if lane.bytes + len(data) > self._max_waiting:
                 raise NotSent(f"{lane.bytes} bytes wait for {key!r} already")
-        if priority is Priority.LOW and self._transport.state is LinkState.BLOCKED:
+        if priority is _LOW and self._transport.state is LinkState.BLOCKED:
             raise NotSent("the broker takes no publishes at present; low priority is shed first")
-        self._lanes[exchange, key, priority] = lane
+        if known is None:
+            self._lanes[exchange, key, priority] = lane
         lane.items.append((data, parcel))
         lane.bytes += len(data)
         lane.company = company
@@ -188,7 +192,7 @@ class Outbox:
             self._refuse(lane)
             return
         state = self._transport.state
-        if state is not LinkState.READY and state is not LinkState.CLOSED:
+        if state is not _READY and state is not _CLOSED:
             lane.busy = False
             return
         if lane.bodies >= _MOST_BODIES:
