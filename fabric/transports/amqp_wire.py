@@ -15,6 +15,8 @@ from fabric.transports import amqp_frames as frames
 
 _FEED_SECONDS = 1.0
 _MOST_FRAME = 16 * 1024 * 1024
+_WORTH_A_WRITE = 4096
+"""Bytes that leave before the end of the turn, so that the other end can work on them meanwhile."""
 _WITH_CONTENT = frozenset((frames.LONG.pack(frames.DELIVER), frames.LONG.pack(frames.RETURN)))
 
 
@@ -126,18 +128,23 @@ class Wire(asyncio.StreamReaderProtocol):
         return self.paused and self._socket is not None and self._outgoing_bytes + self._socket.get_write_buffer_size() > most
 
     def write(self, data: bytes) -> None:
-        """Write whole frames. The first of a loop turn leaves at once, the others of that turn together."""
-        if self._corked:
-            self._outgoing.append(data)
-            self._outgoing_bytes += len(data)
+        """Write whole frames. Those of a loop turn leave together at its end, or as soon as they are worth a write."""
+        if self._socket is None:
             return
-        self._corked = True
-        self.loop.call_soon(self.flush)
-        if self._socket is not None:
-            self._socket.write(data)
+        self._outgoing.append(data)
+        self._outgoing_bytes += len(data)
+        if self._outgoing_bytes >= _WORTH_A_WRITE:
+            self.flush()
+        elif not self._corked:
+            self._corked = True
+            self.loop.call_soon(self._uncork)
+
+    def _uncork(self) -> None:
+        self._corked = False
+        self.flush()
 
     def flush(self) -> None:
-        self._corked = False
+        """Hand what was written to the network."""
         if self._outgoing and self._socket is not None:
             data = self._outgoing[0] if len(self._outgoing) == 1 else b"".join(self._outgoing)
             self._outgoing.clear()
