@@ -66,21 +66,33 @@ async def open_loop(call: Call, rate: float, seconds: float) -> Measured:
     interval = max(TICK, 1 / rate)
     total = max(1, round(seconds * rate))
     started = 0
-    running: set[asyncio.Task[None]] = set()
+    callers: set[asyncio.Task[None]] = set()
+    idle: list[asyncio.Future[float]] = []
     done: asyncio.Future[None] = loop.create_future()
     begin = clock()
 
-    async def one(due: float) -> None:
-        await call()
-        latencies.append(clock() - due)
+    async def caller(due: float) -> None:
+        """Makes a call, and then what it is given next: a task for each call would cost the client as much as the call."""
+        while True:
+            await call()
+            latencies.append(clock() - due)
+            if len(latencies) == total and not done.done():
+                done.set_result(None)
+            free: asyncio.Future[float] = loop.create_future()
+            idle.append(free)
+            due = await free
 
     def ended(task: asyncio.Task[None]) -> None:
-        running.discard(task)
-        if not done.done():
-            if not task.cancelled() and (error := task.exception()) is not None:
-                done.set_exception(error)
-            elif started == total and not running:
-                done.set_result(None)
+        if not task.cancelled() and (error := task.exception()) is not None and not done.done():
+            done.set_exception(error)
+
+    def start(due: float) -> None:
+        if idle:
+            idle.pop().set_result(due)
+            return
+        task = loop.create_task(caller(due))
+        callers.add(task)
+        task.add_done_callback(ended)
 
     def tick() -> None:
         nonlocal started
@@ -90,9 +102,7 @@ async def open_loop(call: Call, rate: float, seconds: float) -> Measured:
             # The tick in which this call was due, which may be an earlier one than now.
             due = begin + (int((started + 1) / rate / interval - 1e-6) + 1) * interval
             started += 1
-            task = loop.create_task(one(min(due, clock())))
-            running.add(task)
-            task.add_done_callback(ended)
+            start(min(due, clock()))
         if started == total:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
@@ -104,7 +114,7 @@ async def open_loop(call: Call, rate: float, seconds: float) -> Measured:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         loop.remove_signal_handler(signal.SIGALRM)
-        for task in running:
+        for task in callers:
             task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await asyncio.gather(*callers, return_exceptions=True)
     return Measured(latencies=sorted(latencies), seconds=clock() - begin)
