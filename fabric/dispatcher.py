@@ -347,7 +347,7 @@ class Dispatcher:
         """Stop everything at once. What was drained before has nothing left to stop."""
         await self.drain(0.0)
         self._lookout.close()
-        self._workers.close()
+        await self._workers.aclose()
         self._replies.close()
 
     # ------------------------------------------------------------ answers

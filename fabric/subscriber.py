@@ -363,7 +363,7 @@ class Subscriber:
             await consumer.aclose()
         ended = await asyncio.gather(self._end_works(timeout), self._turns.wait(timeout), self._broadcasts.wait(timeout))
         await self._stop_works()
-        self._workers.close()
+        await self._workers.aclose()
         await self._turns.aclose()
         await self._broadcasts.aclose()
         self._deadlines.close()

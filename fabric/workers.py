@@ -23,6 +23,8 @@ MOST_HANDS: Final = 64
 """Tasks that begin in one turn."""
 MOST_IDLE: Final = 32
 """Tasks that are kept for what comes next."""
+_LAST_STEP: Final = 1.0
+"""Seconds for what takes one turn of the loop."""
 
 
 class Workers(Generic[T]):
@@ -47,7 +49,7 @@ class Workers(Generic[T]):
         self._loop = asyncio.get_running_loop()
         self._ready: deque[T] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._idle: list[asyncio.Future[None]] = []
+        self._idle: list[tuple[asyncio.Future[None], asyncio.Task[None]]] = []
         self._due = self._watched = self._closed = False
         self._turn = 0
         self._hands, self._quick = 1, False
@@ -63,7 +65,7 @@ class Workers(Generic[T]):
     def _call(self) -> None:
         """Have a task on its way for what is ready."""
         while self._idle:
-            idle = self._idle.pop()
+            idle, _ = self._idle.pop()
             if not idle.done():
                 idle.set_result(None)
                 return
@@ -98,7 +100,7 @@ class Workers(Generic[T]):
                 return
             self._begin(None)
             more: asyncio.Future[None] = self._loop.create_future()
-            self._idle.append(more)
+            self._idle.append((more, task))
             await more
 
     def _watch(self) -> None:
@@ -122,10 +124,12 @@ class Workers(Generic[T]):
         if self._ready:
             self._watch()
 
-    def close(self) -> None:
-        """Keep no task for what comes next."""
+    async def aclose(self) -> None:
+        """Keep no task for what comes next, and wait for the last step of those that were kept."""
         self._closed = True
-        while self._idle:
-            idle = self._idle.pop()
+        kept, self._idle = self._idle, []
+        for idle, _ in kept:
             if not idle.done():
                 idle.set_result(None)
+        if kept:
+            await asyncio.wait([task for _, task in kept], timeout=_LAST_STEP)

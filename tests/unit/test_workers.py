@@ -121,9 +121,8 @@ async def test_tasks_are_kept_for_what_comes_next_until_it_is_closed() -> None:
         await run.until_done(number)
         await asyncio.sleep(0)
     assert len(set(run.tasks)) == 1
-    run.workers.close()
-    async with asyncio.timeout(5):
-        await asyncio.wait(set(run.tasks))
+    await run.workers.aclose()
+    assert all(task.done() for task in run.tasks)
 
 
 async def test_cancelled_while_idle_a_task_is_not_counted_on() -> None:
@@ -160,7 +159,7 @@ async def test_each_begins_in_its_own_context() -> None:
     async with asyncio.timeout(5):
         await done.wait()
     assert sorted(seen) == [(number, number) for number in range(6)]
-    workers.close()
+    await workers.aclose()
 
 
 async def test_cancelling_hits_only_its_own() -> None:
