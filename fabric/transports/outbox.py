@@ -1,9 +1,9 @@
 """Coalescing: messages for one destination and priority that are ready together travel as one body.
 
 While one body of a lane is under way the next fills, so a lane adapts by itself: alone a message leaves in the same loop
-turn, under load a body carries hundreds. A body costs as much as ten messages, so where several answers of one callee are on
-their way, and may bring more to send, the next body waits until a moment has passed since the last, unless it is full or its
-priority is high. So does none that nothing else is asked of the callee with.
+turn, under load a body carries hundreds. A body costs as much as ten messages. So where several answers of one callee are to
+come, which may bring more to send, the next body waits until a moment has passed since the last. A full one does not, nor one of
+high priority, nor one of a callee that owes few answers.
 
 A message that is the only one under way is answered soon, or nothing waits behind it: that the broker has it need not be
 confirmed at once.
