@@ -13,8 +13,9 @@ from fabric.config import Settings
 from fabric.context import CallContext, current_call
 from fabric.errors import CallError, CallNotSent, NoInstance
 from fabric.hedge import hedged
+from fabric.pending import Question
 from fabric.presence import Presence
-from fabric.requests import PendingRequests, Question
+from fabric.requests import PendingRequests
 from fabric.routing.instance import Instance, InstanceState
 from fabric.routing.outcomes import Facts
 from fabric.routing.registry import Endpoint, ServiceRegistry

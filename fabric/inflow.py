@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Final, Generic, Protocol, Self, TypeVar
 
 from fabric.errors import LinkLost
-from fabric.pending import Pending
+from fabric.pending import Pending, Question
 from fabric.routing.breaker import Breaker
 from fabric.routing.outcomes import Facts
 from fabric.routing.registry import Endpoint
@@ -45,6 +45,7 @@ class Inflow(Pending):
         window: int,
         id: str,
         endpoint: Endpoint,
+        question: Question,
         facts: Facts,
         future: asyncio.Future[Any],
         began: float,
@@ -52,7 +53,7 @@ class Inflow(Pending):
         breaker: Breaker | None,
         gate: int,
     ) -> None:
-        super().__init__(id, endpoint, facts, future, began, permit, breaker, gate)
+        super().__init__(id, endpoint, question, facts, future, began, permit, breaker, gate)
         self._requests, self._window, self._granted = requests, window, window
         self._parts: deque[Any] = deque()
         self._taken, self._expected = 0, 1

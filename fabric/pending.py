@@ -8,6 +8,10 @@ from typing import Any
 from fabric.routing.breaker import Breaker
 from fabric.routing.outcomes import Facts
 from fabric.routing.registry import Endpoint
+from fabric.wire.message import Priority
+
+Question = tuple[str, Any, Priority, dict[str, Any] | None]
+"""What is asked, the same in each attempt: method, payload, priority and headers."""
 
 
 class Pending:
@@ -35,12 +39,14 @@ class Pending:
         "id",
         "left",
         "permit",
+        "question",
     )
 
     def __init__(
         self,
         id: str,
         endpoint: Endpoint,
+        question: Question,
         facts: Facts,
         future: asyncio.Future[Any],
         began: float,
@@ -48,7 +54,7 @@ class Pending:
         breaker: Breaker | None,
         gate: int,
     ) -> None:
-        self.id, self.endpoint, self.facts, self.future = id, endpoint, facts, future
+        self.id, self.endpoint, self.question, self.facts, self.future = id, endpoint, question, facts, future
         self.began, self.permit, self.breaker, self.gate = began, permit, breaker, gate
         self.deadline = self.due = facts.deadline
         self.epoch = 0

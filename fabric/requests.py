@@ -31,7 +31,7 @@ from fabric.errors import (
 from fabric.identity import Identity
 from fabric.inflow import Inflow
 from fabric.outflow import WINDOW
-from fabric.pending import Pending
+from fabric.pending import Pending, Question
 from fabric.routing.breaker import Breaker
 from fabric.routing.ejection import Ejections
 from fabric.routing.outcomes import Facts, outcome, speaks_well
@@ -39,15 +39,15 @@ from fabric.routing.registry import Endpoint, Happening, RegistryEvent, ServiceR
 from fabric.transports.base import LinkEvent, LinkState, Transport
 from fabric.transports.outbox import Outbox, Parcel
 from fabric.transports.topology import Topology
-from fabric.wire import codec
+from fabric.wire import codec, rows
 from fabric.wire.message import MessageType, Priority, ServiceMessage
 
 _REQUEST: Final = MessageType.REQUEST
 _RESPONSE: Final = MessageType.RESPONSE
 _PARTS: Final = frozenset({MessageType.STREAM_ITEM, MessageType.STREAM_END})
 
-Question = tuple[str, Any, Priority, dict[str, Any] | None]
-"""What is asked, the same in each attempt: method, payload, priority and headers."""
+_FRAME: Final = 8
+"""Bytes at most that a request of its own has besides what its row and its head hold."""
 
 
 class PendingRequests:
@@ -70,7 +70,10 @@ class PendingRequests:
         self._limits = codec.Limits(message_bytes=min(settings.max_message_bytes, transport.max_body))
         self._pending: dict[str, Pending] = {}
         self._lookout: Lookout[Pending] = Lookout(self._pending, self._expire)
-        self._outbox = Outbox(transport, sent=self._sent, failed=self._failed, max_batch_bytes=settings.max_batch_bytes)
+        self._heads: dict[tuple[str, Priority], bytes] = {}
+        self._outbox = Outbox(
+            transport, sent=self._sent, failed=self._failed, whole=self._whole, max_batch_bytes=settings.max_batch_bytes
+        )
         self._unwatch = (transport.watch(self._link_changed), registry.watch(self._registry_changed))
         self.late_answers = 0
 
@@ -94,10 +97,9 @@ class PendingRequests:
         gate = 0 if breaker is None else breaker.permit or self._permitted(breaker, facts, now)
         own = endpoint.breaker
         permit = (0 if own is None else own.permit) or self._ejections.acquire(endpoint, now)
-        pending = Pending(self._ids.next(), endpoint, facts, self._loop.create_future(), now, permit, breaker, gate)
-        method, payload, priority, headers = question
+        pending = Pending(self._ids.next(), endpoint, question, facts, self._loop.create_future(), now, permit, breaker, gate)
         try:
-            self._send(pending, method, payload, priority, headers)
+            self._send(pending)
         except BaseException as error:
             self._end(pending, self._clock.monotonic(), ok=None)
             if isinstance(error, NotSent):
@@ -121,11 +123,12 @@ class PendingRequests:
         gate = 0 if breaker is None else self._permitted(breaker, facts, now)
         permit = self._ejections.acquire(endpoint, now)
         future: asyncio.Future[Any] = self._loop.create_future()
-        flow = Inflow(self, window, self._ids.next(), endpoint, facts, future, now, permit, breaker, gate)
         method, payload, priority, headers = question
+        question = method, payload, priority, {**(headers or {}), WINDOW: window}
+        flow = Inflow(self, window, self._ids.next(), endpoint, question, facts, future, now, permit, breaker, gate)
         ok: bool | None = None
         try:
-            self._send(flow, method, payload, priority, {**(headers or {}), WINDOW: window})
+            self._send(flow)
             await flow.begun
             if flow.failed:
                 flow.future.result()
@@ -149,31 +152,55 @@ class PendingRequests:
             raise CircuitOpen(why, retry_after=breaker.retry_after(now), **facts.at(self._loop.time()))
         return gate
 
-    def _send(self, pending: Pending, method: str, payload: Any, priority: Priority, headers: dict[str, Any] | None) -> None:
+    def _send(self, pending: Pending) -> None:
         """It is under way from now on."""
         id, endpoint, address = pending.id, pending.endpoint, self._address
+        method, payload, priority, headers = pending.question
         self._pending[id] = pending
         endpoint.pending += 1
         if pending.due < self._lookout.next:
             self._lookout.expect(pending.due)
-        fields = (
-            id,
-            _REQUEST,
-            self._source,
-            address,
-            endpoint.instance.service,
-            method,
-            payload,
-            priority,
-            None,
-            self._clock.time() - self._loop.time() + pending.due,
-            pending.facts.attempt,
-            address,
-            None,
-            headers,
+        place = endpoint.instance.service, priority
+        head = self._heads.get(place)
+        if head is None:
+            head = self._heads[place] = rows.head(_REQUEST, self._source, address, *place, address)
+        deadline, attempt = self._wall(pending), pending.facts.attempt
+        if headers is None and attempt == 1:
+            row: tuple[Any, ...] = (id, method, payload, deadline)
+        else:
+            row = id, method, payload, deadline, attempt, headers
+            codec.check_extras(None, headers, self._limits)
+        data = codec.encode_row(row, len(head) + _FRAME, self._limits)
+        self._outbox.put(self._exchange, endpoint.id, priority, data, pending, endpoint.pending, head)
+
+    def _wall(self, pending: Pending) -> float:
+        """Its deadline in seconds since 1970."""
+        return self._clock.time() - self._loop.time() + pending.deadline
+
+    def _whole(self, parcel: Parcel) -> bytes:
+        """A request that travels alone, which clients in other languages need not read rows for."""
+        assert isinstance(parcel, Pending)
+        method, payload, priority, headers = parcel.question
+        address, service, facts = self._address, parcel.endpoint.instance.service, parcel.facts
+        return codec.encode(
+            (
+                parcel.id,
+                _REQUEST,
+                self._source,
+                address,
+                service,
+                method,
+                payload,
+                priority,
+                None,
+                self._wall(parcel),
+                facts.attempt,
+                address,
+                None,
+                headers,
+            ),
+            self._limits,
         )
-        data = codec.encode(fields, self._limits)
-        self._outbox.put(self._exchange, endpoint.id, priority, data, pending, endpoint.pending)
 
     def _end(self, pending: Pending, now: float, *, ok: bool | None) -> None:
         """It is not under way any more; ``ok`` as of ``Breaker.settle``."""

@@ -22,7 +22,7 @@ from typing import Protocol
 from fabric.errors import ConnectionLost, FabricError, NotSent, TransportClosed
 from fabric.tasks import Tasks
 from fabric.transports.base import LinkEvent, LinkState, Told, Transport, UnderWay
-from fabric.wire import batch
+from fabric.wire import batch, rows
 from fabric.wire.codec import MSGPACK
 from fabric.wire.message import Priority
 
@@ -68,6 +68,7 @@ class _Lane:
         "bytes",
         "company",
         "exchange",
+        "head",
         "held",
         "items",
         "key",
@@ -77,8 +78,8 @@ class _Lane:
         "tidy_at",
     )
 
-    def __init__(self, exchange: str, key: str, priority: Priority) -> None:
-        self.exchange, self.key, self.priority = exchange, key, priority
+    def __init__(self, exchange: str, key: str, priority: Priority, head: bytes) -> None:
+        self.exchange, self.key, self.priority, self.head = exchange, key, priority, head
         self.patient = priority <= Priority.NORMAL
         self.company = 0
         """Messages without an answer, those that wait here included, when the last one was put in."""
@@ -107,6 +108,7 @@ class Outbox:
     Args:
         sent: called with the parcels of a body that the broker has confirmed.
         failed: called with the parcels of a body and why it failed: ``NoRoute``, ``NotSent``, ``ConnectionLost`` ...
+        whole: makes the message of a parcel that was put as a row and travels alone.
         max_batch_bytes: of one body.
         max_waiting_bytes: of one lane; more is refused, which is the back-pressure.
         pause: seconds from one small body of a lane to the next in a crowd.
@@ -118,16 +120,17 @@ class Outbox:
         *,
         sent: Callable[[Sequence[Parcel]], None],
         failed: Callable[[Sequence[Parcel], FabricError], None],
+        whole: Callable[[Parcel], bytes] | None = None,
         max_batch_bytes: int,
         max_waiting_bytes: int = 64 * 1024 * 1024,
         pause: float = _PAUSE,
     ) -> None:
         self._transport = transport
         self._loop = asyncio.get_running_loop()
-        self._sent, self._failed = sent, failed
+        self._sent, self._failed, self._whole = sent, failed, whole
         self._max_batch, self._max_waiting = min(max_batch_bytes, transport.max_body), max_waiting_bytes
         self._pause = pause
-        self._lanes: dict[tuple[str, str, Priority], _Lane] = {}
+        self._lanes: dict[tuple[str, str, Priority, bytes], _Lane] = {}
         self._sweeper: asyncio.TimerHandle | None = None
         self._under_way = 0
         self._lone: Parcel | None = None
@@ -136,17 +139,20 @@ class Outbox:
         self._closed = False
         self._unwatch = transport.watch(self._link_changed)
 
-    def put(self, exchange: str, key: str, priority: Priority, data: bytes, parcel: Parcel, company: int = 0) -> None:
-        """Send ``data`` with whatever else is ready for there.
+    def put(
+        self, exchange: str, key: str, priority: Priority, data: bytes, parcel: Parcel, company: int = 0, head: bytes = b""
+    ) -> None:
+        """Send ``data`` with whatever else of that head is ready for there.
 
         Args:
+            data: a row below ``head``, or a whole message where that is empty.
             company: messages for there without an answer, this one included.
 
         Raises:
             NotSent: the lane is full; or the broker takes nothing, and what is of low priority does not wait for it.
         """
-        known = self._lanes.get((exchange, key, priority))
-        lane = known if known is not None else _Lane(exchange, key, priority)
+        known = self._lanes.get((exchange, key, priority, head))
+        lane = known if known is not None else _Lane(exchange, key, priority, head)
         if len(lane.items) >= lane.tidy_at or lane.bytes + len(data) > self._max_waiting:
             lane.tidy()
             if lane.bytes + len(data) > self._max_waiting:
@@ -154,7 +160,7 @@ class Outbox:
         if priority is _LOW and self._transport.state is LinkState.BLOCKED:
             raise NotSent("the broker takes no publishes at present; low priority is shed first")
         if known is None:
-            self._lanes[exchange, key, priority] = lane
+            self._lanes[exchange, key, priority, head] = lane
         lane.items.append((data, parcel))
         lane.bytes += len(data)
         lane.company = company
@@ -206,12 +212,15 @@ class Outbox:
                 self._rest(lane)
             return
         if len(bodies) == 1:
+            body = self._whole(parcels[0]) if lane.head and self._whole is not None else bodies[0]
+            content_type = MSGPACK
             if not lane.items and not self._under_way and (self._lone is None or not self._lone.wanted):
                 lane.busy = False
                 self._forget(lane)
-                self._send_lone(lane, bodies[0], parcels)
+                self._send_lone(lane, body, parcels)
                 return
-            body, content_type = bodies[0], MSGPACK
+        elif lane.head:
+            body, content_type = rows.join(lane.head, bodies), rows.ROWS
         else:
             body, content_type = batch.join(bodies), batch.BATCH
         lane.left_at = self._loop.time()
@@ -239,7 +248,7 @@ class Outbox:
             self._rest(lane)
 
     def _forget(self, lane: _Lane) -> None:
-        self._lanes.pop((lane.exchange, lane.key, lane.priority), None)
+        self._lanes.pop((lane.exchange, lane.key, lane.priority, lane.head), None)
 
     def _refuse(self, lane: _Lane) -> None:
         _release(lane)
@@ -251,9 +260,10 @@ class Outbox:
     def _take(self, lane: _Lane) -> tuple[list[bytes], list[Parcel]]:
         bodies: list[bytes] = []
         parcels: list[Parcel] = []
-        size, taken = batch.OVERHEAD, 0
+        room, taken = self._max_batch - batch.OVERHEAD - len(lane.head), 0
         for data, parcel in lane.items:
-            if bodies and size + len(data) + batch.OVERHEAD > self._max_batch:
+            size = len(data) + batch.OVERHEAD
+            if bodies and (size > room or taken >= rows.MOST_ROWS):
                 break
             taken += 1
             lane.bytes -= len(data)
@@ -261,8 +271,11 @@ class Outbox:
                 parcel.left = True
                 bodies.append(data)
                 parcels.append(parcel)
-                size += len(data) + batch.OVERHEAD
-        del lane.items[:taken]
+                room -= size
+        if taken == len(lane.items):
+            lane.items.clear()
+        else:
+            del lane.items[:taken]
         return bodies, parcels
 
     def _send(

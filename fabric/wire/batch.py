@@ -12,8 +12,10 @@ from typing import Final
 import msgpack
 
 from fabric.errors import InvalidMessage
+from fabric.wire import rows
 from fabric.wire.codec import DEFAULT_LIMITS, MSGPACK, Limits, decode_all
 from fabric.wire.message import ServiceMessage
+from fabric.wire.rows import ROWS
 
 BATCH: Final = "application/vnd.fabric.batch+msgpack"
 OVERHEAD: Final = 5
@@ -66,7 +68,9 @@ def split_stored(body: bytes) -> list[bytes]:
 
 
 def messages(body: bytes, content_type: str, limits: Limits = DEFAULT_LIMITS) -> list[ServiceMessage | InvalidMessage]:
-    """Each message of a body in order, or for a damaged one the error."""
+    """Each message of a body of any type in order, or for a damaged one the error."""
+    if content_type == ROWS:
+        return rows.read(body, limits)
     if content_type != BATCH:
         return decode_all((body,), content_type, limits)
     try:

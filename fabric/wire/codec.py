@@ -103,6 +103,32 @@ def encode(message: ServiceMessage | Fields, limits: Limits = DEFAULT_LIMITS) ->
     return data
 
 
+def encode_row(row: tuple[Any, ...], besides: int, limits: Limits = DEFAULT_LIMITS) -> bytes:
+    """What of a message differs from others, as msgpack; see ``rows``.
+
+    Args:
+        besides: bytes at least that the rest of the message has. A message may come to travel alone, and is not larger then
+            than it may be.
+
+    Raises: as ``encode``.
+    """
+    try:
+        data: bytes = _pack(row)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidMessage(str(error)) from error
+    if len(data) + besides > limits.message_bytes:
+        raise PayloadTooLarge(len(data) + besides, limits.message_bytes)
+    return data
+
+
+def check_extras(error: Any, headers: Any, limits: Limits = DEFAULT_LIMITS) -> None:
+    """
+    Raises:
+        InvalidMessage: their shape is beyond the limits.
+    """
+    _check_shape((error, headers), limits)
+
+
 def encode_json(message: ServiceMessage, limits: Limits = DEFAULT_LIMITS) -> bytes:
     """The message as a JSON object. Fields that have their default are left out. Bytes, NaN and infinity can't be sent in JSON.
 
@@ -187,26 +213,47 @@ def decode_all(
 
 def _read(data: bytes, limits: Limits) -> ServiceMessage:
     """A message from msgpack: without ext types, and within the limits."""
-    size = len(data)
-    if size > limits.message_bytes:
-        raise InvalidMessage(f"{size} bytes, over the limit of {limits.message_bytes}")
-    try:
-        # An array or map can't have more entries than there are bytes, so what it claims never costs more than it sent.
-        if size <= limits.items:
-            fields = _unpack(data, ext_hook=_no_ext, max_ext_len=0)
-        else:
-            fields = _unpack(data, ext_hook=_no_ext, max_ext_len=0, max_array_len=limits.items, max_map_len=limits.items)
-    except InvalidMessage:
-        raise
-    except Exception as error:  # msgpack raises a dozen kinds, down to bare ValueError and RecursionError
-        raise InvalidMessage(f"not msgpack: {type(error).__name__}: {str(error)[:100]}") from error
+    if len(data) > limits.message_bytes:
+        raise InvalidMessage(f"{len(data)} bytes, over the limit of {limits.message_bytes}")
+    fields = unpack(data, limits)
     if type(fields) is not list or len(fields) < 6:
         raise InvalidMessage("not an array of at least six fields")
     return _new(ServiceMessage, _checked(fields, data, limits))
 
 
-def _is_flat(value: Any) -> bool:
-    """Whether it is a map of a few values by text, as most payloads are."""
+def unpack(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Any:
+    """Any value from msgpack, without ext types. Its depth and keys are not checked yet.
+
+    Raises:
+        InvalidMessage: it is none, or a part of it has more entries than ``limits.items``.
+    """
+    try:
+        # An array or map can't have more entries than there are bytes, so what it claims never costs more than it sent.
+        if len(data) <= limits.items:
+            return _unpack(data, ext_hook=_no_ext, max_ext_len=0)
+        return _unpack(data, ext_hook=_no_ext, max_ext_len=0, max_array_len=limits.items, max_map_len=limits.items)
+    except InvalidMessage:
+        raise
+    except Exception as error:  # msgpack raises a dozen kinds, down to bare ValueError and RecursionError
+        raise InvalidMessage(f"not msgpack: {type(error).__name__}: {str(error)[:100]}") from error
+
+
+def assemble(fields: list[Any], limits: Limits = DEFAULT_LIMITS) -> ServiceMessage:
+    """A message of fields that were unpacked, all of them and in order.
+
+    Raises:
+        InvalidMessage: they are no message within the limits.
+    """
+    _, _, _, _, _, _, payload, _, _, _, _, _, error, headers = fields
+    if error or headers or not is_flat(payload):
+        _check_shape(fields, limits)
+    return _new(ServiceMessage, _checked(fields, b"", limits))
+
+
+def is_flat(value: Any) -> bool:
+    """Whether it can't be over a limit: plain, or a map of a few such values by text, as most payloads are."""
+    if type(value) not in _NESTING:
+        return True
     if type(value) is not dict or len(value) > _FEW:
         return False
     for key, item in value.items():  # noqa: SIM110  a generator takes three times as long
@@ -297,7 +344,7 @@ def _checked(fields: list[Any], data: bytes, limits: Limits) -> Fields:
     except (KeyError, TypeError):
         shown = ", ".join(str(item) if type(item) is int else type(item).__name__ for item in (number, rank))
         raise InvalidMessage(f"unknown type or priority: {shown}") from None
-    if (error or headers or (type(payload) in _NESTING and not _is_flat(payload))) and _may_break(data, limits):
+    if (error or headers or not is_flat(payload)) and _may_break(data, limits):
         _check_shape(fields, limits)
     return id, kind, source, instance, to, method, payload, priority, correlation, deadline, attempt, reply_to, error, headers
 
