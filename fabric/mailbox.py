@@ -15,7 +15,7 @@ from fabric.refusals import Refusals
 from fabric.requests import PendingRequests
 from fabric.transports.base import Consumer, Delivery, LinkEvent, LinkState, Transport
 from fabric.transports.topology import Topology
-from fabric.wire import batch, codec
+from fabric.wire import batch, codec, rows
 from fabric.wire.message import MessageType
 
 _log = logging.getLogger("fabric.mailbox")
@@ -58,8 +58,15 @@ class Mailbox:
         self._unwatch = self._transport.watch(self._link_changed)
 
     def _receive(self, delivery: Delivery) -> None:
-        came = batch.messages(delivery.body, delivery.content_type, self._limits)
-        for message in self._requests.answer(came, self._clock.monotonic()):
+        now = self._clock.monotonic()
+        if delivery.content_type == rows.ROWS:
+            plain, came, load = rows.answers(delivery.body, self._limits)
+            self._requests.take(plain, now, load)
+        else:
+            came = batch.messages(delivery.body, delivery.content_type, self._limits)
+        if not came:
+            return
+        for message in self._requests.answer(came, now):
             if isinstance(message, InvalidMessage):
                 self._refusals.tell("%s refused an answer: %s", self._me.instance, message)
             elif message.type is MessageType.PROBE:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from fabric.config import Settings
 from fabric.errors import FabricError, InvalidMessage, PayloadTooLarge
@@ -17,7 +17,6 @@ from fabric.wire import codec, rows
 from fabric.wire.message import JsonMessage, MessageType, Priority, ServiceMessage
 
 _log = logging.getLogger("fabric.replies")
-_new: Final = tuple.__new__
 
 AGAIN = 0.05
 """Seconds before what the transport had no room for is offered to it again."""
@@ -26,29 +25,18 @@ MOST_HELD = 64 * 1024 * 1024
 _RESPONSE: Final = MessageType.RESPONSE
 _FRAME: Final = 64
 """Bytes at most that an answer of its own has besides what its row and its head hold, and the method."""
-_MOST_HEADS: Final = 4096
 TELL_LOAD_EVERY = 8
 """Answers, of which one says how busy the instance is: often enough to balance by, seldom enough to cost nothing."""
 
-Place = tuple[str, str, Priority]
-"""Where answers that can go together go: an address, the service that asked, and a priority."""
+Place = tuple[str, str, Priority, bool]
+"""Where answers that can go together go: an address, the service that asked, a priority, and whether it reads JSON only."""
 
+_More = tuple[MessageType, int, dict[str, Any] | None, dict[str, Any] | None]
+"""What is seldom said: another type, a number, an error and headers."""
 
-class _Answer(NamedTuple):
-    """
-    Attributes:
-        row: what of it differs from others; or all of it, if it is for one who reads no rows.
-        deadline: in the loop's time.
-    """
-
-    row: bytes
-    deadline: float
-    to: ServiceMessage
-    kind: MessageType
-    payload: Any
-    error: dict[str, Any] | None
-    number: int
-    headers: dict[str, Any] | None
+_Answer = tuple[bytes, float, ServiceMessage, Any, _More | None]
+"""What of it differs from others, or all of it for one who reads JSON only; its deadline in the loop's time; the request; the
+payload; and more."""
 
 
 class Replies:
@@ -73,10 +61,9 @@ class Replies:
         self._limits = codec.Limits(message_bytes=min(settings.max_message_bytes, transport.max_body))
         self._besides = len(service) + len(me.instance) + _FRAME
         self._max_batch = min(settings.max_batch_bytes, transport.max_body)
-        self._heads: dict[tuple[str, Priority], bytes] = {}
         self._ready: dict[Place, list[_Answer]] = {}
         self._held: deque[tuple[Place, _Answer]] = deque()
-        self._held_bytes = self._sent = 0
+        self._held_bytes = self._sent = self._load = 0
         self._again: asyncio.TimerHandle | None = None
         self._unwatch = transport.watch(self._link_changed)
         self.dropped = 0
@@ -90,10 +77,21 @@ class Replies:
             deadline: in the loop's time; after it nobody waits for it.
             load: requests running and waiting here.
         """
-        self._sent += 1
-        headers = None if self._sent % TELL_LOAD_EVERY else {"load": load}
+        self._load = load
+        if error is None and type(to) is ServiceMessage:
+            # Nearly all of them; the other way would cost each three calls more.
+            id, _, source, _, _, method, _, priority, _, _, _, address, _, _ = to
+            if address is None:
+                return
+            try:
+                row = codec.encode_row((id, payload), len(source) + len(method) + self._besides, self._limits)
+            except (PayloadTooLarge, InvalidMessage) as problem:
+                error = outcomes.failed(problem)
+            else:
+                self._add((address, source, priority, False), (row, deadline, to, payload, None))
+                return
         try:
-            self.send(to, _RESPONSE, deadline, payload, error, to.attempt, headers)
+            self.send(to, _RESPONSE, deadline, payload, error, to.attempt)
         except (PayloadTooLarge, InvalidMessage) as problem:
             self.send(to, _RESPONSE, deadline, None, outcomes.failed(problem), to.attempt)
 
@@ -115,30 +113,24 @@ class Replies:
         Raises:
             PayloadTooLarge, InvalidMessage: it can't be sent.
         """
-        id, _, source, _, _, method, _, priority, _, _, _, address, _, _ = to
-        if address is None:
+        if to.reply_to is None:
             return
-        limits = self._limits
-        if type(to) is JsonMessage:
-            row = codec.encode_json(self._whole(to, kind, payload, error, number, headers), limits)
-        elif error is None and headers is None and kind is _RESPONSE:
-            row = codec.encode_row((id, payload), len(source) + len(method) + self._besides, limits)
+        more = kind, number, error, headers
+        in_json = type(to) is JsonMessage
+        if in_json:
+            row = codec.encode_json(self._whole(to, payload, more), self._limits)
         else:
-            codec.check_extras(error, headers, limits)
-            fields = id, payload, kind, number, error, headers
-            row = codec.encode_row(fields, len(source) + len(method) + self._besides, limits)
-        answer = _new(_Answer, (row, deadline, to, kind, payload, error, number, headers))
-        self._add((address, source, priority), answer)
+            codec.check_extras(error, headers, self._limits)
+            besides = len(to.source) + len(to.method) + self._besides
+            row = codec.encode_row((to.id, payload, *more), besides, self._limits)
+        self._add((to.reply_to, to.source, to.priority, in_json), (row, deadline, to, payload, more))
 
-    def _whole(
-        self,
-        to: ServiceMessage,
-        kind: MessageType,
-        payload: Any,
-        error: dict[str, Any] | None,
-        number: int,
-        headers: dict[str, Any] | None,
-    ) -> ServiceMessage:
+    def _whole(self, to: ServiceMessage, payload: Any, more: _More | None) -> ServiceMessage:
+        """The message that says that by itself."""
+        kind, number, error, headers = more if more is not None else (_RESPONSE, to.attempt, None, None)
+        if kind is _RESPONSE and headers is None:
+            self._sent += 1
+            headers = None if self._sent % TELL_LOAD_EVERY else {"load": self._load}
         return ServiceMessage(
             self._ids.next(),
             kind,
@@ -186,35 +178,26 @@ class Replies:
         waiting = self._ready.pop(place, None)
         if not waiting:
             return
-        if len(waiting) == 1 or JsonMessage in {type(answer.to) for answer in waiting}:
+        _, source, priority, in_json = place
+        if len(waiting) == 1 or in_json:
             for answer in waiting:
-                self._post(place, [answer])
+                row, _, to, payload, more = answer
+                if in_json:
+                    self._post(place, [answer], row, codec.JSON)
+                else:
+                    self._post(place, [answer], codec.encode(self._whole(to, payload, more)), codec.MSGPACK)
             return
-        head = self._head(place)
+        head = rows.head(_RESPONSE, self._service, self._instance, source, priority, load=self._load)
         room = self._max_batch - len(head) - rows.OVERHEAD
-        if len(waiting) <= rows.MOST_ROWS and sum([len(answer.row) for answer in waiting]) <= room:
-            self._post(place, waiting, head)
+        lines = [answer[0] for answer in waiting]
+        if len(waiting) <= rows.MOST_ROWS and sum(map(len, lines)) <= room:
+            self._post(place, waiting, rows.join(head, lines), rows.ROWS)
             return
         for part in _parted(waiting, room):
-            self._post(place, part, head)
+            self._post(place, part, rows.join(head, [answer[0] for answer in part]), rows.ROWS)
 
-    def _head(self, place: Place) -> bytes:
-        _, source, priority = place
-        head = self._heads.get((source, priority))
-        if head is None:
-            if len(self._heads) >= _MOST_HEADS:
-                self._heads.clear()
-            head = self._heads[source, priority] = rows.head(_RESPONSE, self._service, self._instance, source, priority)
-        return head
-
-    def _post(self, place: Place, answers: list[_Answer], head: bytes = b"") -> None:
-        address, _, priority = place
-        if len(answers) > 1:
-            body, content_type = rows.join(head, [answer.row for answer in answers]), rows.ROWS
-        elif type((answer := answers[0]).to) is JsonMessage:
-            body, content_type = answer.row, codec.JSON
-        else:
-            body, content_type = codec.encode(self._whole(*answer[2:]), self._limits), codec.MSGPACK
+    def _post(self, place: Place, answers: list[_Answer], body: bytes, content_type: str) -> None:
+        address, _, priority, _ = place
         try:
             if not self._held and self._transport.post(
                 self._exchange, address, body, priority=priority, content_type=content_type
@@ -230,9 +213,9 @@ class Replies:
 
     def _hold(self, place: Place, answer: _Answer) -> None:
         self._held.append((place, answer))
-        self._held_bytes += len(answer.row)
+        self._held_bytes += len(answer[0])
         while self._held_bytes > MOST_HELD:
-            self._held_bytes -= len(self._held.popleft()[1].row)
+            self._held_bytes -= len(self._held.popleft()[1][0])
             self.dropped += 1
         if self._again is None and self._transport.state is LinkState.READY:
             self._again = self._loop.call_later(AGAIN, self._release)
@@ -245,7 +228,7 @@ class Replies:
         now = self._loop.time()
         held, self._held, self._held_bytes = self._held, deque(), 0
         for place, answer in held:
-            if answer.deadline > now:
+            if answer[1] > now:
                 self._add(place, answer)
             else:
                 self.dropped += 1
@@ -260,8 +243,8 @@ def _parted(waiting: list[_Answer], room: int) -> Iterator[list[_Answer]]:
     start = 0
     while start < len(waiting):
         end, size = start, 0
-        while end < len(waiting) and (end == start or (size + len(waiting[end].row) <= room and end - start < rows.MOST_ROWS)):
-            size += len(waiting[end].row)
+        while end < len(waiting) and (end == start or (size + len(waiting[end][0]) <= room and end - start < rows.MOST_ROWS)):
+            size += len(waiting[end][0])
             end += 1
         yield waiting[start:end]
         start = end

@@ -242,6 +242,30 @@ class PendingRequests:
             self._cancel(flow)
         future.cancel()
 
+    def take(self, answers: Iterable[Sequence[Any]], now: float, load: int | None) -> None:
+        """Take answers, as ids and payloads, that came together from one instance at ``now``, in monotonic seconds.
+
+        Args:
+            load: requests that the instance runs and keeps waiting, if it says so.
+        """
+        waiting = self._pending
+        good: list[Pending] = []
+        for id, payload in answers:
+            pending = waiting.get(id)
+            if pending is None or pending.future.done():
+                self.late_answers += 1
+            elif type(pending) is Pending:
+                del waiting[id]
+                pending.endpoint.pending -= 1
+                pending.future.set_result(payload)
+                good.append(pending)
+            else:
+                pending.future.set_result(payload)
+        if good:
+            if load is not None:
+                good[0].endpoint.reported(load)
+            self._judge_good(good, now)
+
     def answer(self, messages: Iterable[ServiceMessage | InvalidMessage], now: float) -> list[ServiceMessage | InvalidMessage]:
         """Take responses, and parts of them, from among what came together at ``now``, in monotonic seconds.
 
