@@ -11,6 +11,7 @@ from fabric.errors import InvalidMessage
 from fabric.wire import batch
 from fabric.wire.codec import JSON, MSGPACK, Limits, encode, encode_json
 from fabric.wire.message import JsonMessage, ServiceMessage
+from fabric.wire.rows import ROWS
 from tests.unit.wire.messages import messages, request, unhurried
 
 
@@ -36,7 +37,7 @@ def test_a_lone_json_message() -> None:
 
 
 @unhurried
-@given(st.binary(max_size=60), st.sampled_from([batch.BATCH, MSGPACK, JSON, "text/plain", ""]))
+@given(st.binary(max_size=60), st.sampled_from([batch.BATCH, ROWS, MSGPACK, JSON, "text/plain", ""]))
 def test_bytes_that_are_anything(body: bytes, content_type: str) -> None:
     """M31 (dramatiq#848): whatever comes is messages or InvalidMessage."""
     assert all(isinstance(item, ServiceMessage | InvalidMessage) for item in batch.messages(body, content_type))

@@ -19,6 +19,7 @@ from fabric.errors import InvalidMessage
 from fabric.wire import batch
 from fabric.wire.codec import JSON, MSGPACK, Limits, decode, encode, encode_json
 from fabric.wire.message import ServiceMessage
+from fabric.wire.rows import ROWS
 from tests.unit.wire.messages import messages, plain, request, unhurried
 
 FIELDS = json.loads(encode_json(request({"a": 1})))
@@ -47,10 +48,11 @@ def only_invalid(data: bytes, content_type: str) -> None:
 @example(b"")
 @example(b"\xc1")
 def test_arbitrary_bytes(data: bytes) -> None:
-    """M31 (dramatiq#848): random bytes raise InvalidMessage and nothing else, as msgpack, JSON, batch and unknown type."""
+    """M31 (dramatiq#848): random bytes raise InvalidMessage and nothing else, as msgpack, JSON, batch, rows and unknown
+    type."""
     for content_type in (MSGPACK, JSON, "text/plain"):
         only_invalid(data, content_type)
-    for content_type in (MSGPACK, JSON, batch.BATCH, ""):
+    for content_type in (MSGPACK, JSON, batch.BATCH, ROWS, ""):
         for item in batch.messages(data, content_type):
             assert type(item) in (ServiceMessage, InvalidMessage)
 
@@ -60,8 +62,9 @@ def test_arbitrary_bytes(data: bytes) -> None:
 def test_arbitrary_values(value: object) -> None:
     """M31 (dramatiq#848): well-formed msgpack that is no message raises InvalidMessage and nothing else."""
     only_invalid(msgpack.packb(value), MSGPACK)
-    for item in batch.messages(msgpack.packb(value), batch.BATCH):
-        assert type(item) in (ServiceMessage, InvalidMessage)
+    for content_type in (batch.BATCH, ROWS):
+        for item in batch.messages(msgpack.packb(value), content_type):
+            assert type(item) in (ServiceMessage, InvalidMessage)
 
 
 @unhurried
@@ -106,8 +109,9 @@ class Launcher:
 def test_pickle_is_never_loaded(content_type: str, protocol: int) -> None:
     """M31 (dramatiq#848): a pickle that would run code is refused under any content type."""
     refuse(pickle.dumps(Launcher(), protocol), content_type)
-    for item in batch.messages(pickle.dumps([Launcher()], protocol), batch.BATCH):
-        assert type(item) is InvalidMessage
+    for together in (batch.BATCH, ROWS):
+        for item in batch.messages(pickle.dumps([Launcher()], protocol), together):
+            assert type(item) is InvalidMessage
 
 
 @pytest.mark.parametrize(
@@ -152,7 +156,7 @@ def test_a_claim_costs_no_memory(name: str) -> None:
     tracemalloc.start()
     try:
         refuse(data)
-        for content_type in (MSGPACK, batch.BATCH):
+        for content_type in (MSGPACK, batch.BATCH, ROWS):
             assert all(type(item) is InvalidMessage for item in batch.messages(data, content_type))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
