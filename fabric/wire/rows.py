@@ -4,7 +4,8 @@ The body is a msgpack array: the head, then the rows, at most ``MOST_ROWS``. Who
 make and to read, for of their fourteen fields ten are the same in all of them.
 
 ========  ====================================================================================
-head      type (request or response), from, instance, to, priority, reply_to
+head      type (request or response), from, instance, to, priority, reply_to; of answers also
+          the load of the instance
 request   id, method, payload, deadline; and, unless they are 1 and nothing, attempt, headers
 response  correlation_id, payload; and, where it has more to say, type, attempt, error, headers
 ========  ====================================================================================
@@ -16,7 +17,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Any, Final
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
@@ -38,9 +40,18 @@ _pack: Final = msgpack.Packer(autoreset=True).pack
 _new: Final = tuple.__new__
 
 
-def head(kind: MessageType, source: str, instance: str, to: str, priority: Priority, reply_to: str | None = None) -> bytes:
+def head(
+    kind: MessageType,
+    source: str,
+    instance: str,
+    to: str,
+    priority: Priority,
+    reply_to: str | None = None,
+    load: int | None = None,
+) -> bytes:
     """What requests or answers have in common, encoded."""
-    data: bytes = _pack((kind, source, instance, to, priority, reply_to))
+    shared = kind, source, instance, to, priority, reply_to
+    data: bytes = _pack(shared if load is None else (*shared, load))
     return data
 
 
@@ -51,23 +62,77 @@ def join(head: bytes, rows: Sequence[bytes]) -> bytes:
 
 def read(body: bytes, limits: Limits = DEFAULT_LIMITS) -> list[ServiceMessage | InvalidMessage]:
     """Each message of a body in order, or for a damaged one the error."""
-    size = len(body)
     try:
-        # What can't be over a limit of its own is read in one step; the rest, and what has a damaged row, one by one.
-        if size <= limits.message_bytes and size <= limits.items:
-            try:
-                top, *rows = unpack(body, limits)
-            except InvalidMessage:
-                top, rows = _one_by_one(body, limits)
-        else:
-            top, rows = _one_by_one(body, limits)
-        if len(rows) > MOST_ROWS:
-            raise InvalidMessage(f"{len(rows)} rows in one body, and {MOST_ROWS} are allowed")
-        return _messages(top, rows, limits)
+        common, _, rows = _parts(body, limits)
     except InvalidMessage as error:
         return [error]
-    except (TypeError, ValueError) as error:  # what was unpacked is no list, or an empty one
-        return [InvalidMessage(f"not rows: {str(error)[:100]}")]
+    if common.type is _REQUEST:
+        return _requests(common, rows, limits)
+    return [_answer(row, common, limits) for row in rows]
+
+
+class Answers(NamedTuple):
+    """What came to a caller in one body.
+
+    Attributes:
+        plain: of answers with nothing more to say the id of the request and the payload.
+        others: everything else, or for what is damaged the error.
+        load: requests that ran and waited in the instance; None where it does not say.
+    """
+
+    plain: list[list[Any]]
+    others: list[ServiceMessage | InvalidMessage]
+    load: int | None = None
+
+
+def answers(body: bytes, limits: Limits = DEFAULT_LIMITS) -> Answers:
+    """What ``read`` returns, sorted, without making messages of what is not looked at."""
+    try:
+        common, load, rows = _parts(body, limits)
+    except InvalidMessage as error:
+        return Answers([], [error])
+    if common.type is _REQUEST:
+        return Answers([], _requests(common, rows, limits))
+    plain: list[list[Any]] = []
+    others: list[ServiceMessage | InvalidMessage] = []
+    for row in rows:
+        if type(row) is list and len(row) == 2:
+            id, payload = row
+            if type(id) is str and (type(payload) in _LEAVES or is_flat(payload)):
+                plain.append(row)
+                continue
+        others.append(_answer(row, common, limits))
+    return Answers(plain, others, load)
+
+
+def _parts(body: bytes, limits: Limits) -> tuple[ServiceMessage, int | None, list[Any]]:
+    """A message with what they share, the load, and the rows.
+
+    Raises:
+        InvalidMessage: it is no such body.
+    """
+    size = len(body)
+    # What can't be over a limit of its own is read in one step; the rest, and what has a damaged row, one by one.
+    whole = None
+    if size <= limits.message_bytes and size <= limits.items:
+        with suppress(InvalidMessage):
+            whole = unpack(body, limits)
+    if whole is None:
+        top, rows = _one_by_one(body, limits)
+    elif type(whole) is not list or not whole:
+        raise InvalidMessage("not rows")
+    else:
+        top, *rows = whole
+    if len(rows) > MOST_ROWS:
+        raise InvalidMessage(f"{len(rows)} rows in one body, and {MOST_ROWS} are allowed")
+    if type(top) is not list or not _WIDTH <= len(top) <= _WIDTH + 1:
+        raise InvalidMessage("not the head of rows")
+    number, source, instance, to, rank, reply_to, *rest = top
+    # Checked with the head's own values once, so that each row needs only its own looked at.
+    common = assemble(["", number, source, instance, to, "", None, rank, None, None, 1, reply_to, None, None], limits)
+    if common.type is not _REQUEST and common.type is not _RESPONSE:
+        raise InvalidMessage(f"rows of {common.type.name.lower()} messages")
+    return common, rest[0] if rest and type(rest[0]) is int else None, rows
 
 
 def _one_by_one(body: bytes, limits: Limits) -> tuple[Any, list[Any]]:
@@ -105,34 +170,17 @@ def _part(data: bytes, limits: Limits) -> Any:
     return unpack(data, limits)
 
 
-def _messages(top: Any, rows: list[Any], limits: Limits) -> list[ServiceMessage | InvalidMessage]:
-    if type(top) is not list or len(top) != _WIDTH:
-        raise InvalidMessage("not the head of rows")
-    number, source, instance, to, rank, reply_to = top
-    # Checked with the head's own values once, so that each row needs only its own looked at.
-    common = assemble(["", number, source, instance, to, "", None, rank, None, None, 1, reply_to, None, None], limits)
-    kind, priority = common[1], common[7]
+def _requests(common: ServiceMessage, rows: list[Any], limits: Limits) -> list[ServiceMessage | InvalidMessage]:
+    _, kind, source, instance, to, _, _, priority, _, _, _, reply_to, _, _ = common
     found: list[ServiceMessage | InvalidMessage] = []
-    if kind is _REQUEST:
-        for row in rows:
-            if type(row) is list and len(row) == 4:
-                id, method, payload, deadline = row
-                if type(id) is type(method) is str and type(deadline) is float and -1e12 < deadline < 1e12 and is_flat(payload):
-                    fields = id, kind, source, instance, to, method, payload, priority, None, deadline, 1, reply_to, None, None
-                    found.append(_new(ServiceMessage, fields))
-                    continue
-            found.append(_request(row, common, limits))
-        return found
-    if kind is not _RESPONSE:
-        raise InvalidMessage(f"rows of {kind.name.lower()} messages")
     for row in rows:
-        if type(row) is list and len(row) == 2:
-            id, payload = row
-            if type(id) is str and (type(payload) in _LEAVES or is_flat(payload)):
-                answer = id, kind, source, instance, to, "", payload, priority, id, None, 1, reply_to, None, None
-                found.append(_new(ServiceMessage, answer))
+        if type(row) is list and len(row) == 4:
+            id, method, payload, deadline = row
+            if type(id) is type(method) is str and type(deadline) is float and -1e12 < deadline < 1e12 and is_flat(payload):
+                fields = id, kind, source, instance, to, method, payload, priority, None, deadline, 1, reply_to, None, None
+                found.append(_new(ServiceMessage, fields))
                 continue
-        found.append(_answer(row, common, limits))
+        found.append(_request(row, common, limits))
     return found
 
 
