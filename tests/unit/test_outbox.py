@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgpack
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from fabric.transports.outbox import Outbox, Parcel
 from fabric.wire import batch
 from fabric.wire.codec import MSGPACK
 from fabric.wire.message import Priority
+from fabric.wire.rows import MOST_ROWS, ROWS
 from tests.puppet import LIMIT, eventually
 from tests.unit.wire.messages import unhurried
 
@@ -29,6 +31,14 @@ class Letter:
     deadline: float
     left: bool = False
     wanted: bool = True
+
+    @property
+    def future(self) -> asyncio.Future[None]:
+        """Done when it is not wanted any more."""
+        future = asyncio.get_running_loop().create_future()
+        if not self.wanted:
+            future.cancel()
+        return future
 
 
 @dataclass(eq=False)
@@ -52,6 +62,13 @@ class Sending:
     @property
     def parts(self) -> list[bytes]:
         return list(batch.split(self.body, self.content_type))
+
+    @property
+    def rows(self) -> list[Any]:
+        """The head and the rows below it."""
+        assert self.content_type == ROWS
+        found: list[Any] = msgpack.unpackb(self.body)
+        return found
 
 
 class HandTransport:
@@ -176,6 +193,7 @@ class Desk:
             self.transport,
             sent=self.sent,
             failed=self.failed,
+            whole=self.whole,
             max_batch_bytes=self.max_batch_bytes,
             max_waiting_bytes=self.max_waiting_bytes,
             pause=self.pause,
@@ -187,6 +205,10 @@ class Desk:
     def failed(self, parcels: Sequence[Parcel], error: FabricError) -> None:
         self._note(parcels, type(error).__name__)
         self.errors.append(error)
+
+    def whole(self, parcel: Parcel) -> bytes:
+        assert isinstance(parcel, Letter)
+        return b"whole " + parcel.data
 
     def _note(self, parcels: Sequence[Parcel], how: str) -> None:
         for parcel in parcels:
@@ -201,9 +223,10 @@ class Desk:
         priority: Priority = Priority.NORMAL,
         seconds: float = 1000.0,
         company: int = 0,
+        head: bytes = b"",
     ) -> Letter:
         letter = Letter(data, asyncio.get_running_loop().time() + seconds)
-        self.outbox.put("rpc", key, priority, data, letter, company)
+        self.outbox.put("rpc", key, priority, data, letter, company, head)
         return letter
 
     def told_of(self, letter: Letter) -> list[str]:
@@ -602,6 +625,91 @@ async def test_closing(desk: Desk) -> None:
     assert all(desk.told_of(letter) == ["TransportClosed"] for letter in late)
     assert not any(letter.left for letter in (*waiting, other, *late))
     assert len(desk.transport.sendings) == 1
+    assert not desk.outbox._lanes
+
+
+# ---------------------------------------------------------------- rows
+
+
+def head(text: str) -> bytes:
+    data: bytes = msgpack.packb(text)
+    return data
+
+
+def row(number: int) -> bytes:
+    data: bytes = msgpack.packb([number])
+    return data
+
+
+async def test_rows_travel_below_their_head_and_a_lone_one_whole(desk: Desk) -> None:
+    """Several of one head are one body of rows, in order; one that is alone, or is the last that is wanted, is sent whole, which
+    a client in another language can read."""
+    first = desk.put(row(0), head=head("a"))
+    await settle()
+    letters = [desk.put(row(number), head=head("a")) for number in (1, 2, 3)]
+    await settle()
+    lone, together = desk.transport.sendings
+    assert (lone.body, lone.content_type, lone.answered) == (b"whole " + row(0), MSGPACK, True)
+    assert (together.rows, together.answered) == (["a", [1], [2], [3]], False)
+    behind = [desk.put(row(number), head=head("a")) for number in (4, 5)]
+    behind[0].wanted = False
+    await desk.confirm()
+    assert (desk.transport.sendings[2].body, desk.transport.sendings[2].content_type) == (b"whole " + row(5), MSGPACK)
+    assert [desk.told_of(letter) for letter in (first, *letters, *behind)] == [["sent"]] * 4 + [[], ["sent"]]
+
+
+async def test_two_heads_never_share_a_body(desk: Desk) -> None:
+    """Rows of one destination and priority whose heads differ, and whole messages for there, are bodies of their own."""
+    for number in range(0, 12, 3):
+        desk.put(row(number), head=head("a"))
+        desk.put(row(number + 1), head=head("b"))
+        desk.put(row(number + 2))
+    await desk.confirm()
+    found = [sending.rows if sending.content_type == ROWS else sending.parts for sending in desk.transport.sendings]
+    assert found == [["a", [0], [3], [6], [9]], ["b", [1], [4], [7], [10]], [row(number) for number in (2, 5, 8, 11)]]
+    assert desk.transport.sendings[2].content_type == batch.BATCH
+
+
+async def test_a_body_has_no_more_rows_than_are_read() -> None:
+    """However small rows are and however many wait, a body has MOST_ROWS at most, for more would be refused; all leave."""
+    desk = Desk(HandTransport(), max_batch_bytes=1_000_000)
+    desk.transport.turn(LinkState.RECONNECTING)
+    letters = [desk.put(row(number), head=head("a")) for number in range(2 * MOST_ROWS + 10)]
+    desk.transport.turn(LinkState.READY)
+    await desk.confirm()
+    bodies = [sending.rows for sending in desk.transport.sendings]
+    assert [len(body) - 1 for body in bodies] == [MOST_ROWS, MOST_ROWS, 10]
+    assert [number for body in bodies for (number,) in body[1:]] == list(range(len(letters)))
+    assert all(desk.told_of(letter) == ["sent"] for letter in letters)
+
+
+async def test_a_head_counts_in_the_size_of_its_body() -> None:
+    """Head and rows together keep to the limit of a body, also to the transport's own."""
+    desk = Desk(HandTransport(max_body=600), max_batch_bytes=1000)
+    top = head("x" * 200)
+    for number in range(20):
+        desk.put(msgpack.packb([number, b"y" * 90]), head=top)
+    await desk.confirm()
+    assert all(len(sending.body) <= 600 for sending in desk.transport.sendings)
+    assert [number for sending in desk.transport.sendings for number, _ in sending.rows[1:]] == list(range(20))
+    assert len(desk.transport.sendings[0].rows) > 3
+
+
+async def test_rows_that_are_given_up_or_refused(desk: Desk) -> None:
+    """M8 (faststream#1579): of rows that wait, what is given up never leaves; what became of a body is told to each of its rows;
+    closing refuses the rest."""
+    desk.put(row(0), head=head("a"))
+    desk.put(row(1), head=head("a"))
+    await settle()
+    behind = [desk.put(row(number), head=head("a")) for number in (2, 3, 4)]
+    behind[1].wanted = False
+    desk.transport.sendings[0].end.set_exception(NoRoute("rpc", "inbox"))
+    await settle()
+    assert [how for _, how in desk.told] == ["NoRoute", "NoRoute"]
+    assert desk.transport.sendings[1].rows == ["a", [2], [4]]
+    waiting = desk.put(row(5), head=head("a"))
+    await desk.outbox.aclose()
+    assert desk.told_of(waiting) == ["TransportClosed"]
     assert not desk.outbox._lanes
 
 
