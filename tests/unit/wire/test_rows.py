@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import msgpack
@@ -51,6 +52,8 @@ def refused(body: bytes, limits: Limits | None = None) -> str:
     """Why the whole body is refused, once."""
     (found,) = rows.read(body, limits or Limits())
     assert isinstance(found, InvalidMessage)
+    plainly, (same,), load = rows.answers(body, limits or Limits())
+    assert (plainly, str(same), load) == ([], str(found), None)
     assert len(str(found)) < 400, "the text must not repeat the hostile input"
     return found.reason
 
@@ -60,12 +63,29 @@ def by_one(body: bytes) -> Limits:
     return Limits(message_bytes=len(body) - 1)
 
 
-def hold(found: list[ServiceMessage | InvalidMessage]) -> None:
-    """Each is a message that could have come whole as well, or InvalidMessage."""
+def hold(body: bytes, limits: Limits | None = None) -> list[ServiceMessage | InvalidMessage]:
+    """Each is a message that could have come whole as well, or InvalidMessage; and who wants only answers gets the same."""
+    found = rows.read(body, limits or Limits())
     for item in found:
         assert type(item) in (ServiceMessage, InvalidMessage)
         if isinstance(item, ServiceMessage):
             assert encode(decode(encode(item))) == encode(item), "a row gets nothing in that is refused as a whole message"
+    plainly, others, _ = rows.answers(body, limits or Limits())
+    assert all(type(id) is str for id, _ in plainly)
+    assert Counter(map(said, found)) == Counter(map(said, others)) + Counter(said(answer(*each)) for each in plainly)
+    return found
+
+
+def said(item: ServiceMessage | InvalidMessage) -> object:
+    """What it says of what differs, to compare also what is not a number."""
+    if isinstance(item, InvalidMessage):
+        return item.reason
+    id, kind, _, _, _, method, payload, _, correlation, deadline, attempt, _, error, headers = item
+    return msgpack.packb((id, kind, method, payload, correlation, deadline, attempt, error, headers))
+
+
+def answer(id: str, payload: Any) -> ServiceMessage:
+    return ServiceMessage(id, MessageType.RESPONSE, "", "", "", "", payload, correlation_id=id)
 
 
 # ---------------------------------------------------------------- what goes in comes out
@@ -84,9 +104,10 @@ def test_requests_come_out_as_they_went_in(head: Head, many: list[ServiceMessage
 @given(HEADS, st.lists(st.tuples(messages(binary=True), st.sampled_from(ANSWERS)), max_size=4))
 def test_answers_come_out_as_they_went_in(head: Head, many: list[tuple[ServiceMessage, MessageType]]) -> None:
     """Any answers below one head, parts and ends of streams among them; their method is empty and their id the request's."""
-    answers = [below(head, kind, message) for message, kind in many]
-    body = rows.join(rows.head(MessageType.RESPONSE, *head), [row(message) for message in answers])
-    assert batch.messages(body, rows.ROWS) == answers
+    told = [below(head, kind, message) for message, kind in many]
+    body = rows.join(rows.head(MessageType.RESPONSE, *head), [row(message) for message in told])
+    assert batch.messages(body, rows.ROWS) == told
+    hold(body)
 
 
 @unhurried
@@ -109,6 +130,45 @@ def test_short_rows_are_told_from_long_ones() -> None:
     assert rows.read(rows.join(ASKS, [row(ordinary), row(again)])) == [ordinary, again]
     long = msgpack.packb(["7-1", "send_email", {"a": 1}, 1.7e9, 1, None])
     assert rows.read(rows.join(ASKS, [long])) == [ordinary], "a long row may say what is usual"
+
+
+def test_answers_are_sorted() -> None:
+    """A caller gets what says only a value as it is, and all else as messages: what is nested, parts, errors, and what is
+    damaged."""
+    values: list[Any] = [None, True, 7, 1.5, "text", b"bytes", {"a": 1}]
+    others = [answer("8-0", [1]), answer("8-1", None)._replace(error={"kind": "late"})]
+    others += [answer("8-2", 1)._replace(type=MessageType.STREAM_ITEM, attempt=2), answer("8-3", {"a": {}})]
+    lines = [row(answer(f"7-{n}", value)) for n, value in enumerate(values)]
+    lines += [*map(row, others), b"\xc0"]
+    top = rows.head(MessageType.RESPONSE, "", "", "", Priority.NORMAL, load=12)
+    for body in (rows.join(top, lines), rows.join(top, [*lines, VALUES["ext type"]])):
+        found = rows.answers(body)
+        assert found.plain == [[f"7-{n}", value] for n, value in enumerate(values)]
+        assert found.others[:4] == others
+        assert {type(item) for item in found.others[4:]} == {InvalidMessage}
+        assert len(found.others) == len(lines) - len(values) + (body != rows.join(top, lines))
+        assert found.load == 12
+
+
+@pytest.mark.parametrize("load", [None, 0, 2**40])
+def test_the_load_is_in_the_head_of_answers(load: int | None) -> None:
+    """Whoever answers may say how busy it is; that changes nothing for who does not ask."""
+    top = rows.head(MessageType.RESPONSE, "email-service", "email-0", "checkout", Priority.NORMAL, load=load)
+    body = rows.join(top, [row(answer("7-1", 1))])
+    assert rows.answers(body) == ([["7-1", 1]], [], load)
+    assert rows.read(body) == rows.read(rows.join(TELLS, [row(answer("7-1", 1))]))
+
+
+@pytest.mark.parametrize("load", ["12", 1.5, True, None, [], {}, b"1", [[]]])
+def test_a_load_that_is_none(load: object) -> None:
+    """What can't be a load is passed over: it concerns none of the answers."""
+    top = msgpack.packb([2, "email-service", "email-0", "checkout", 1, None, load])
+    assert rows.answers(rows.join(top, [row(answer("7-1", 1))])) == ([["7-1", 1]], [], None)
+
+
+def test_who_wants_answers_is_given_requests_as_such() -> None:
+    """A body of requests that comes to a caller's address is no answers."""
+    assert rows.answers(rows.join(ASKS, asks(1, [2]))) == ([], [request(1), request([2])], None)
 
 
 def test_no_rows_are_no_messages() -> None:
@@ -284,10 +344,9 @@ def test_rows_that_are_anything(head: bytes, values: list[object], listed: bool)
     """M31 (dramatiq#848): each value below a head is a message or InvalidMessage in its place, in both ways of reading."""
     parts = [msgpack.packb(values)] if listed else [msgpack.packb(value) for value in values]
     body = rows.join(head, parts)
-    found = rows.read(body)
+    found = hold(body)
     assert len(found) == len(parts)
-    hold(found)
-    assert [type(item) for item in rows.read(body, by_one(body))] == [type(item) for item in found]
+    assert [type(item) for item in hold(body, by_one(body))] == [type(item) for item in found]
 
 
 @unhurried
@@ -303,15 +362,15 @@ def test_damaged_bodies(head: Head, asking: bool, many: list[ServiceMessage], da
     refused(bytes(body) * 2)
     for _ in range(data.draw(st.integers(1, 3))):
         body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
-    hold(rows.read(bytes(body)))
-    hold(rows.read(bytes(body), by_one(bytes(body))))
+    hold(bytes(body))
+    hold(bytes(body), by_one(bytes(body)))
 
 
 @unhurried
 @given(st.sampled_from([b"", b"\x92", b"\xdd\x00\x00\x00\x02", b"\x92" + ASKS, b"\x93" + TELLS]), st.binary(max_size=80))
 def test_bytes_that_begin_like_rows(begin: bytes, rest: bytes) -> None:
     """M31 (dramatiq#848): whatever comes behind the beginning of a body is messages or InvalidMessage."""
-    hold(rows.read(begin + rest))
+    hold(begin + rest)
 
 
 TOP: list[Any] = [1, "checkout", "reply.7", "email-service", 1, "reply.7"]
