@@ -226,6 +226,8 @@ class Hub:
             return await instead(fallback, error)
         if method not in route.used:
             route.use(method, payload, returns)
+        if type(answer) is returns:
+            return answer
         return typed(returns, answer, route.label, method)
 
     @overload

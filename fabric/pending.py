@@ -59,7 +59,3 @@ class Pending:
         self.deadline = self.due = facts.deadline
         self.epoch = 0
         self.left = False
-
-    @property
-    def wanted(self) -> bool:
-        return not self.future.done()

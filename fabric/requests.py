@@ -154,17 +154,18 @@ class PendingRequests:
 
     def _send(self, pending: Pending) -> None:
         """It is under way from now on."""
-        id, endpoint, address = pending.id, pending.endpoint, self._address
+        id, endpoint = pending.id, pending.endpoint
         method, payload, priority, headers = pending.question
         self._pending[id] = pending
         endpoint.pending += 1
         if pending.due < self._lookout.next:
             self._lookout.expect(pending.due)
-        place = endpoint.instance.service, priority
-        head = self._heads.get(place)
+        service = endpoint.instance.service
+        head = self._heads.get((service, priority))
         if head is None:
-            head = self._heads[place] = rows.head(_REQUEST, self._source, address, *place, address)
-        deadline, attempt = self._wall(pending), pending.facts.attempt
+            head = rows.head(_REQUEST, self._source, self._address, service, priority, self._address)
+            self._heads[service, priority] = head
+        deadline, attempt = self._clock.time() - self._loop.time() + pending.due, pending.facts.attempt
         if headers is None and attempt == 1:
             row: tuple[Any, ...] = (id, method, payload, deadline)
         else:
@@ -172,10 +173,6 @@ class PendingRequests:
             codec.check_extras(None, headers, self._limits)
         data = codec.encode_row(row, len(head) + _FRAME, self._limits)
         self._outbox.put(self._exchange, endpoint.id, priority, data, pending, endpoint.pending, head)
-
-    def _wall(self, pending: Pending) -> float:
-        """Its deadline in seconds since 1970."""
-        return self._clock.time() - self._loop.time() + pending.deadline
 
     def _whole(self, parcel: Parcel) -> bytes:
         """A request that travels alone, which clients in other languages need not read rows for."""
@@ -193,7 +190,7 @@ class PendingRequests:
                 payload,
                 priority,
                 None,
-                self._wall(parcel),
+                self._clock.time() - self._loop.time() + parcel.deadline,
                 facts.attempt,
                 address,
                 None,
@@ -408,7 +405,7 @@ class PendingRequests:
     def _failed(self, parcels: Sequence[Parcel], error: FabricError) -> None:
         for parcel in parcels:
             assert isinstance(parcel, Pending)
-            if parcel.wanted:
+            if not parcel.future.done():
                 self._fail(parcel, self._unsent(parcel, error))
         if isinstance(error, NoRoute):
             self.lose(error.key, "its inbox is gone from the broker")

@@ -32,8 +32,11 @@ def plain(value: Any, depth: int = DEFAULT_LIMITS.depth) -> Any:
     kind = type(value)
     if kind in LEAVES:
         return value
-    if kind is dict:
-        return value.copy() if depth > 0 and _is_flat(value) else _plain_map(value, depth)
+    if kind is dict and depth > 0:
+        for key, item in value.items():
+            if type(key) is not str or type(item) not in LEAVES:
+                return _plain_map(value, depth)
+        return value.copy()
     if isinstance(value, (list, tuple, set, frozenset, deque)):
         _check_depth(depth)
         return [item if type(item) in LEAVES else plain(item, depth - 1) for item in value]
@@ -46,14 +49,6 @@ def plain(value: Any, depth: int = DEFAULT_LIMITS.depth) -> Any:
     if isinstance(value, (str, int, float, bytes, bytearray, memoryview)):
         return value
     return _jsonable(value)
-
-
-def _is_flat(value: dict[Any, Any]) -> bool:
-    """Whether it is text to plain values, as most payloads are."""
-    for key, item in value.items():  # noqa: SIM110  a generator takes three times as long
-        if type(key) is not str or type(item) not in LEAVES:
-            return False
-    return True
 
 
 def _plain_map(value: Mapping[Any, Any], depth: int) -> dict[str, Any]:

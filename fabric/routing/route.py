@@ -124,7 +124,7 @@ class Route:
             key: the same one goes to the same instance, as long as that is there.
             now: monotonic seconds.
         """
-        candidates: Sequence[Endpoint] = self.candidates()
+        candidates: Sequence[Endpoint] = self._candidates if self._revision == self._registry.revision else self.candidates()
         if not candidates:
             return None
         if len(candidates) == 1 and not self._ejections.out:

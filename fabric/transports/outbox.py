@@ -17,7 +17,8 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Protocol
+from itertools import compress
+from typing import Any, Protocol
 
 from fabric.errors import ConnectionLost, FabricError, NotSent, TransportClosed
 from fabric.tasks import Tasks
@@ -49,6 +50,7 @@ class Parcel(Protocol):
 
     Attributes:
         deadline: in the loop's time.
+        future: done once nobody waits for it; it is then dropped if it has not left.
         left: set here when it is handed to the transport; until then it has not left this process.
     """
 
@@ -56,9 +58,7 @@ class Parcel(Protocol):
     left: bool
 
     @property
-    def wanted(self) -> bool:
-        """False once its sender gave up; it is then dropped if it has not left."""
-        ...
+    def future(self) -> asyncio.Future[Any]: ...
 
 
 class _Lane:
@@ -70,11 +70,12 @@ class _Lane:
         "exchange",
         "head",
         "held",
-        "items",
         "key",
         "left_at",
+        "parcels",
         "patient",
         "priority",
+        "rows",
         "tidy_at",
     )
 
@@ -87,8 +88,10 @@ class _Lane:
         """When the last body left, in the loop's time."""
         self.held: asyncio.TimerHandle | None = None
         """Set while the next waits for company."""
-        self.items: list[tuple[bytes, Parcel]] = []
+        self.rows: list[bytes] = []
+        self.parcels: list[Parcel] = []
         self.bytes = 0
+        """What waits, and how much it is."""
         self.busy = False
         self.bodies = 0
         """How many are under way."""
@@ -97,9 +100,10 @@ class _Lane:
 
     def tidy(self) -> None:
         """Forget what nobody wants any more, which piles up while the link is down."""
-        self.items = [item for item in self.items if item[1].wanted]
-        self.bytes = sum(len(data) for data, _ in self.items)
-        self.tidy_at = _TIDY + 2 * len(self.items)
+        kept = [(row, parcel) for row, parcel in zip(self.rows, self.parcels, strict=True) if not parcel.future.done()]
+        self.rows, self.parcels = [row for row, _ in kept], [parcel for _, parcel in kept]
+        self.bytes = sum(map(len, self.rows))
+        self.tidy_at = _TIDY + 2 * len(kept)
 
 
 class Outbox:
@@ -151,23 +155,27 @@ class Outbox:
         Raises:
             NotSent: the lane is full; or the broker takes nothing, and what is of low priority does not wait for it.
         """
-        known = self._lanes.get((exchange, key, priority, head))
-        lane = known if known is not None else _Lane(exchange, key, priority, head)
-        if len(lane.items) >= lane.tidy_at or lane.bytes + len(data) > self._max_waiting:
+        place = exchange, key, priority, head
+        known = self._lanes.get(place)
+        lane = known if known is not None else _Lane(*place)
+        size = lane.bytes + len(data)
+        if len(lane.rows) >= lane.tidy_at or size > self._max_waiting:
             lane.tidy()
-            if lane.bytes + len(data) > self._max_waiting:
+            size = lane.bytes + len(data)
+            if size > self._max_waiting:
                 raise NotSent(f"{lane.bytes} bytes wait for {key!r} already")
         if priority is _LOW and self._transport.state is LinkState.BLOCKED:
             raise NotSent("the broker takes no publishes at present; low priority is shed first")
         if known is None:
-            self._lanes[exchange, key, priority, head] = lane
-        lane.items.append((data, parcel))
-        lane.bytes += len(data)
+            self._lanes[place] = lane
+        lane.rows.append(data)
+        lane.parcels.append(parcel)
+        lane.bytes = size
         lane.company = company
         if not lane.busy:
             lane.busy = True
             self._loop.call_soon(self._flush, lane)
-        elif len(lane.items) >= _ENOUGH:
+        elif len(lane.rows) >= _ENOUGH:
             if lane.bodies < _MOST_BODIES:
                 self._flush(lane)
         elif lane.held is not None and not self._waits(lane):
@@ -176,7 +184,7 @@ class Outbox:
 
     def _waits(self, lane: _Lane) -> bool:
         """Whether what is in it had better wait for company."""
-        count = len(lane.items)
+        count = len(lane.rows)
         return (
             0 < count < _ENOUGH
             and lane.company - count >= _CROWD
@@ -214,7 +222,7 @@ class Outbox:
         if len(bodies) == 1:
             body = self._whole(parcels[0]) if lane.head and self._whole is not None else bodies[0]
             content_type = MSGPACK
-            if not lane.items and not self._under_way and (self._lone is None or not self._lone.wanted):
+            if not lane.rows and not self._under_way and (self._lone is None or self._lone.future.done()):
                 lane.busy = False
                 self._forget(lane)
                 self._send_lone(lane, body, parcels)
@@ -244,7 +252,7 @@ class Outbox:
 
     def _sweep(self) -> None:
         self._sweeper = None
-        for lane in [lane for lane in self._lanes.values() if not lane.busy and not lane.items]:
+        for lane in [lane for lane in self._lanes.values() if not lane.busy and not lane.rows]:
             self._rest(lane)
 
     def _forget(self, lane: _Lane) -> None:
@@ -253,35 +261,37 @@ class Outbox:
     def _refuse(self, lane: _Lane) -> None:
         _release(lane)
         self._forget(lane)
-        items, lane.items = lane.items, []
-        if items:
-            self._failed([parcel for _, parcel in items], TransportClosed("the hub is closed"))
+        parcels = lane.parcels
+        lane.rows, lane.parcels, lane.bytes = [], [], 0
+        if parcels:
+            self._failed(parcels, TransportClosed("the hub is closed"))
 
     def _take(self, lane: _Lane) -> tuple[list[bytes], list[Parcel]]:
-        bodies: list[bytes] = []
-        parcels: list[Parcel] = []
-        room, taken = self._max_batch - batch.OVERHEAD - len(lane.head), 0
-        for data, parcel in lane.items:
-            size = len(data) + batch.OVERHEAD
-            if bodies and (size > room or taken >= rows.MOST_ROWS):
-                break
-            taken += 1
-            lane.bytes -= len(data)
-            if parcel.wanted:
-                parcel.left = True
-                bodies.append(data)
-                parcels.append(parcel)
-                room -= size
-        if taken == len(lane.items):
-            lane.items.clear()
+        """What is still wanted of it, as much as one body may hold."""
+        bodies, parcels, room = lane.rows, lane.parcels, self._max_batch - rows.OVERHEAD - len(lane.head)
+        if lane.bytes + len(bodies) * batch.OVERHEAD <= room and len(bodies) <= rows.MOST_ROWS:
+            lane.rows, lane.parcels, lane.bytes = [], [], 0
         else:
-            del lane.items[:taken]
+            taken = 0
+            for row in bodies[: rows.MOST_ROWS]:
+                room -= len(row) + batch.OVERHEAD
+                if taken and room < 0:
+                    break
+                taken += 1
+                lane.bytes -= len(row)
+            bodies, lane.rows = bodies[:taken], bodies[taken:]
+            parcels, lane.parcels = parcels[:taken], parcels[taken:]
+        wanted = [not parcel.future.done() for parcel in parcels]
+        if False in wanted:
+            bodies, parcels = list(compress(bodies, wanted)), list(compress(parcels, wanted))
+        for parcel in parcels:
+            parcel.left = True
         return bodies, parcels
 
     def _send(
         self, lane: _Lane, body: bytes, content_type: str, parcels: Sequence[Parcel], told: Told, *, answered: bool
     ) -> UnderWay | None:
-        last = parcels[0].deadline if len(parcels) == 1 else max(parcel.deadline for parcel in parcels)
+        last = parcels[0].deadline if len(parcels) == 1 else max([parcel.deadline for parcel in parcels])
         left = max(last - self._loop.time(), 0.001)
         try:
             under_way = self._transport.submit(

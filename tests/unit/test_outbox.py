@@ -243,7 +243,7 @@ class Desk:
 
     @property
     def waiting(self) -> bool:
-        return any(lane.items for lane in self.outbox._lanes.values())
+        return any(lane.rows for lane in self.outbox._lanes.values())
 
     async def confirm(self) -> None:
         """Let everything that is under way, or gets so, end well."""
@@ -774,7 +774,7 @@ async def history(steps: list[Step], max_batch_bytes: int) -> None:
         assert len(desk.told_of(letter)) <= (1 if letter.left else 0)
         assert desk.told_of(letter) or not letter.left or not letter.wanted, "only what is wanted no more is told nothing"
         assert letter.left or not letter.wanted
-    assert not any(lane.items or lane.busy for lane in desk.outbox._lanes.values())
+    assert not any(lane.rows or lane.busy for lane in desk.outbox._lanes.values())
     await desk.outbox.aclose()
 
 

@@ -27,6 +27,14 @@ class Packet:
     left: bool = False
     wanted: bool = True
 
+    @property
+    def future(self) -> asyncio.Future[None]:
+        """Done when it is not wanted any more."""
+        future = asyncio.get_running_loop().create_future()
+        if not self.wanted:
+            future.cancel()
+        return future
+
 
 @dataclass
 class Post:
@@ -171,7 +179,7 @@ async def test_a_long_outage_does_not_fill_the_memory() -> None:
         for _ in range(100_000):
             p.put(b"x" * 10).wanted = False
         (lane,) = p.outbox._lanes.values()
-        assert len(lane.items) < 1000
+        assert len(lane.rows) < 1000
 
 
 async def test_while_the_broker_is_blocked_low_is_refused_and_the_rest_waits() -> None:
