@@ -10,7 +10,7 @@ from typing import Any
 
 from fabric.clock import Clock
 from fabric.config import Settings
-from fabric.context import CallContext, current_call
+from fabric.context import CallContext, answering, current_call
 from fabric.errors import CallError, CallNotSent, NoInstance
 from fabric.hedge import hedged
 from fabric.pending import Question
@@ -70,7 +70,7 @@ class Caller:
             CallError: see the table of outcomes in docs/delivery.md.
         """
         started = self._loop.time()
-        outer = current_call()
+        outer = None if answering() is None else current_call()
         if timeout is None or outer is not None or not 0 < timeout <= LONGEST:
             timeout = self._limit(route, method, timeout, started, outer)
         facts = Facts(route.label, method, started, started + timeout)

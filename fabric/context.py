@@ -47,6 +47,10 @@ enter = _current.set
 """Make it the current one of this task and of those that it starts."""
 
 
+answering = _current.get
+"""None outside a handler."""
+
+
 def current_call() -> CallContext | None:
     """The call that this task answers, or None outside a handler."""
     found = _current.get()

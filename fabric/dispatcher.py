@@ -24,7 +24,7 @@ from fabric.replies import Replies
 from fabric.routing import outcomes
 from fabric.transports.base import Delivery, Transport
 from fabric.transports.topology import Topology
-from fabric.values import problems
+from fabric.values import LEAVES, problems
 from fabric.wire import batch, codec
 from fabric.wire.message import MessageType, ServiceMessage
 from fabric.workers import Workers
@@ -151,7 +151,7 @@ class Dispatcher:
         id, _, _, _, _, method, _, priority, _, deadline, _, _, _, headers = message
         if id in self._requests:
             return  # doubled on the way: it is answered once
-        if id in self._cancelled:
+        if self._cancelled and id in self._cancelled:
             del self._cancelled[id]
             self.cancelled += 1
             return
@@ -169,7 +169,9 @@ class Dispatcher:
         if request.due < self._lookout.next:
             self._lookout.expect(request.due)
         if lane.running < lane.open or lane.has_room(priority):
-            self._start(request)
+            lane.running += 1
+            request.placed = True
+            self._workers.put(request)
             return
         shed = lane.waiting.put(priority, request)
         if shed is not None:
@@ -231,7 +233,9 @@ class Dispatcher:
                 return
             result = request.lane.handler(**arguments)
             if request.flow is None:
-                payload = returned(contract.returns, await result)
+                payload = await result
+                if type(payload) is not contract.returns or type(payload) not in LEAVES:
+                    payload = returned(contract.returns, payload)
             else:
                 await request.flow.pour(result, contract.returns, self._replies, message, request.deadline)
                 payload = None
