@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Final
 
 from fabric.config import Settings
@@ -59,7 +60,7 @@ class Replies:
         self._loop = asyncio.get_running_loop()
         self._service, self._instance, self._ids = service, me.instance, me.ids
         self._limits = codec.Limits(message_bytes=min(settings.max_message_bytes, transport.max_body))
-        self._besides = len(service) + len(me.instance) + _FRAME
+        self._besides = len((service + me.instance).encode()) + _FRAME
         self._max_batch = min(settings.max_batch_bytes, transport.max_body)
         self._ready: dict[Place, list[_Answer]] = {}
         self._held: deque[tuple[Place, _Answer]] = deque()
@@ -83,11 +84,8 @@ class Replies:
             id, _, source, _, _, method, _, priority, _, _, _, address, _, _ = to
             if address is None:
                 return
-            try:
-                row = codec.encode_row((id, payload), len(source) + len(method) + self._besides, self._limits)
-            except (PayloadTooLarge, InvalidMessage) as problem:
-                error = outcomes.failed(problem)
-            else:
+            with suppress(PayloadTooLarge, InvalidMessage):  # or perhaps too large, if these were not ASCII
+                row = codec.encode_row((id, payload), 4 * (len(source) + len(method)) + self._besides, self._limits)
                 self._add((address, source, priority, False), (row, deadline, to, payload, None))
                 return
         try:
@@ -121,7 +119,7 @@ class Replies:
             row = codec.encode_json(self._whole(to, payload, more), self._limits)
         else:
             codec.check_extras(error, headers, self._limits)
-            besides = len(to.source) + len(to.method) + self._besides
+            besides = len((to.source + to.method).encode()) + self._besides
             row = codec.encode_row((to.id, payload, *more), besides, self._limits)
         self._add((to.reply_to, to.source, to.priority, in_json), (row, deadline, to, payload, more))
 
@@ -185,7 +183,7 @@ class Replies:
                 if in_json:
                     self._post(place, [answer], row, codec.JSON)
                 else:
-                    self._post(place, [answer], codec.encode(self._whole(to, payload, more)), codec.MSGPACK)
+                    self._post(place, [answer], codec.encode(self._whole(to, payload, more), self._limits), codec.MSGPACK)
             return
         head = rows.head(_RESPONSE, self._service, self._instance, source, priority, load=self._load)
         room = self._max_batch - len(head) - rows.OVERHEAD

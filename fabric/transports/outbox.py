@@ -215,6 +215,8 @@ class Outbox:
             lane.held = self._loop.call_later(self._pause, self._flush, lane)
             return
         bodies, parcels = self._take(lane)
+        while not bodies and lane.rows:  # nobody wants any more what would have filled a body
+            bodies, parcels = self._take(lane)
         if not bodies:
             if not lane.bodies:
                 self._rest(lane)

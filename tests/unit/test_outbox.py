@@ -782,3 +782,17 @@ def test_the_hand_is_a_transport() -> None:
     """mypy holds the test's transport to the shape of the real ones, so what passes here is what they get."""
     made: Transport = HandTransport()
     assert made.name == "hand"
+
+
+async def test_what_is_behind_a_bodyful_that_was_given_up(desk: Desk) -> None:
+    """M8 (faststream#1579): although all that would fill the next body has been given up, what is behind it leaves."""
+    desk.transport.turn(LinkState.RECONNECTING)
+    given_up = [desk.put(b"%02d" % number + b"x" * 90) for number in range(20)]
+    kept = [desk.put(b"kept"), desk.put(b"kept too")]
+    for letter in given_up:
+        letter.wanted = False
+    desk.transport.turn(LinkState.READY)
+    await desk.confirm()
+    assert desk.left == [[b"kept", b"kept too"]]
+    assert [desk.told_of(letter) for letter in kept] == [["sent"], ["sent"]]
+    assert not any(letter.left for letter in given_up)

@@ -95,12 +95,12 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(**settings: Any) -> AsyncIterator[Scene]:
+async def scene(*, max_body: int = 8 * 1024 * 1024, **settings: Any) -> AsyncIterator[Scene]:
     async with MemoryNetwork() as network, Puppet(network, "peer", "peer-0") as puppet:
         bodies: asyncio.Queue[Delivery] = asyncio.Queue()
         await puppet.transport.consume(puppet.topology.replies(ADDRESS), bodies.put_nowait, timeout=LIMIT)
         chosen = Settings(**{"drain_timeout": 0.2, "max_message_bytes": MOST, **settings})
-        link = MemoryTransport(network, Topology())
+        link = MemoryTransport(network, Topology(), max_body=max_body)
         async with Hub.connect("desk", transport=link, settings=chosen) as hub:
             desk = Desk()
             served = await hub.serve(desk)
@@ -196,8 +196,8 @@ async def test_no_answer_is_larger_than_a_message_may_be(together: bool, source:
     async with scene() as s:
         largest = 0
         for size in range(MOST - 200, MOST + 2):
-            asked = s.request("make", {"size": size})
-            small = [s.request("echo", {"value": "small"})] if together else []
+            asked = s.request("make", {"size": size}, source=source)
+            small = [s.request("echo", {"value": "small"}, source=source)] if together else []
             await s.ask(asked, *small)
             delivery, (answer, *others) = await s.next()
             assert delivery.content_type == (rows.ROWS if together else MSGPACK)
@@ -251,3 +251,14 @@ async def test_an_answer_says_what_was_returned(sources: list[str]) -> None:
         assert [answer.payload for _, answers in found for answer in answers] == [
             {"numbers": numbers} for numbers in ([0], [0, 1], [0, 1, 2])
         ]
+
+
+async def test_the_limit_is_what_was_set() -> None:
+    """Where more than the default is allowed, larger answers arrive, alone and together."""
+    size = 9 * 1024 * 1024
+    async with scene(max_message_bytes=16 * 1024 * 1024, max_body=32 * 1024 * 1024) as s:
+        await s.ask(s.request("make", {"size": size}))
+        await s.ask(s.request("make", {"size": size}), s.request("echo", {"value": 1}))
+        async with asyncio.timeout(LIMIT):
+            deliveries = [await s.bodies.get() for _ in range(3)]
+        assert sorted(len(delivery.body) // size for delivery in deliveries) == [0, 1, 1]
