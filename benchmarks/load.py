@@ -8,8 +8,23 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-Call = Callable[[], Awaitable[None]]
-"""One call; it checks its answer and raises when that is wrong."""
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call, again and again, and its answer. Who makes it looks at the answer: one more coroutine around each would cost as
+    much as a part of what is measured."""
+
+    ask: Callable[[], Awaitable[object]]
+    answer: object
+
+    def check(self, answer: object) -> None:
+        """
+        Raises:
+            RuntimeError: it is another.
+        """
+        if answer != self.answer:
+            raise RuntimeError(f"another answer than {str(self.answer)[:40]!r}: {str(answer)[:40]!r}")
+
 
 TICK = 0.0005
 """Seconds between starts of an open load, at the least: what is due in one tick starts together."""
@@ -45,9 +60,12 @@ async def closed(calls: Sequence[Call], seconds: float) -> Measured:
     end = begin + seconds
 
     async def worker(call: Call) -> None:
+        ask, expected = call.ask, call.answer
         while (start := clock()) < end:
-            await call()
+            answer = await ask()
             latencies.append(clock() - start)
+            if answer != expected:
+                call.check(answer)
 
     await asyncio.gather(*(worker(call) for call in calls))
     return Measured(latencies=sorted(latencies), seconds=clock() - begin)
@@ -74,7 +92,7 @@ async def open_loop(call: Call, rate: float, seconds: float) -> Measured:
     async def caller(due: float) -> None:
         """Makes a call, and then what it is given next: a task for each call would cost the client as much as the call."""
         while True:
-            await call()
+            call.check(await call.ask())
             latencies.append(clock() - due)
             if len(latencies) == total and not done.done():
                 done.set_result(None)

@@ -37,8 +37,7 @@ async def connect(url: str) -> AsyncIterator[Echo]:
     async with connection:
         rpc = await RPC.create(await connection.channel())
 
-        async def echo(text: str, service: str) -> str:
-            answer: str = await rpc.call(f"{service}.aio-pika", {"text": text}, expiration=10)
-            return answer
+        def echo(text: str, service: str) -> Awaitable[str]:
+            return rpc.call(f"{service}.aio-pika", {"text": text}, expiration=10)
 
         yield echo

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from benchmarks.peers import Echo
@@ -38,7 +38,7 @@ async def serve(url: str, started: Callable[[], None], services: Sequence[str]) 
 async def connect(url: str) -> AsyncIterator[Echo]:
     async with Hub.connect("bench-client", url=url) as hub:
 
-        async def echo(text: str, service: str) -> str:
-            return await hub.call(service, "echo", {"text": text}, returns=str, timeout=10.0)
+        def echo(text: str, service: str) -> Awaitable[str]:
+            return hub.call(service, "echo", {"text": text}, returns=str, timeout=10.0)
 
         yield echo

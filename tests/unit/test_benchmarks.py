@@ -14,7 +14,7 @@ from benchmarks import __main__ as commands
 from benchmarks import compiled, decision, memory, plan, report, topologies
 from benchmarks.gates import Member, fleet, overheads
 from benchmarks.hubs import called_by, service_of
-from benchmarks.load import closed, open_loop, quantile
+from benchmarks.load import Call, closed, open_loop, quantile
 from benchmarks.measure import Result, Table, medians, ratio, spread
 from benchmarks.plot import bars, lines
 from benchmarks.targets import TARGETS, against_targets, kept
@@ -48,7 +48,7 @@ async def test_a_closed_load_keeps_as_many_in_flight_as_asked() -> None:
         await asyncio.sleep(0)
         running -= 1
 
-    measured = await closed([call] * 7, 0.02)
+    measured = await closed([Call(call, None)] * 7, 0.02)
     assert most == 7
     assert len(measured.latencies) >= 7
     assert list(measured.latencies) == sorted(measured.latencies)
@@ -65,7 +65,7 @@ async def test_an_open_load_does_not_wait_for_answers() -> None:
             go.set()
         await go.wait()
 
-    measured = await open_loop(call, rate=2000, seconds=0.02)
+    measured = await open_loop(Call(call, None), rate=2000, seconds=0.02)
     assert started == len(measured.latencies) == 40
 
 
@@ -82,7 +82,7 @@ async def test_an_open_load_counts_the_time_in_which_a_call_could_not_start() ->
             while clock() < end:
                 pass
 
-    measured = await open_loop(call, rate=1000, seconds=0.03)
+    measured = await open_loop(Call(call, None), rate=1000, seconds=0.03)
     assert len(measured.latencies) == 30
     assert quantile(measured.latencies, 0.5) > 0.02
 
@@ -94,7 +94,19 @@ async def test_an_open_load_ends_with_the_error_of_a_call() -> None:
         raise LookupError("gone")
 
     with pytest.raises(LookupError, match="gone"):
-        await open_loop(call, rate=1000, seconds=0.05)
+        await open_loop(Call(call, None), rate=1000, seconds=0.05)
+
+
+async def test_another_answer_ends_a_load() -> None:
+    """A wrong answer is an error in either load, not a fast call."""
+
+    async def call() -> str:
+        return "other"
+
+    with pytest.raises(RuntimeError, match="another answer than 'right': 'other'"):
+        await closed([Call(call, "right")], 0.02)
+    with pytest.raises(RuntimeError, match="another answer"):
+        await open_loop(Call(call, "right"), rate=1000, seconds=0.05)
 
 
 def _result(name: str, values: dict[str, float]) -> Result:
