@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import signal
+import ctypes
+import os
+import struct
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 
@@ -71,12 +74,37 @@ async def closed(calls: Sequence[Call], seconds: float) -> Measured:
     return Measured(latencies=sorted(latencies), seconds=clock() - begin)
 
 
+@contextmanager
+def ticking(loop: asyncio.AbstractEventLoop, interval: float, tick: Callable[[], None]) -> Iterator[None]:
+    """Have ``tick`` called every ``interval`` seconds, by the operating system's timer: uvloop's own has steps of a millisecond,
+    and a signal costs more than a file to read. What was missed while the loop was busy is one call."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    timer = libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)  # not in os before Python 3.13
+    if timer < 0:
+        raise OSError(ctypes.get_errno(), "no timer")
+    nanoseconds = round(interval * 1e9)
+    seconds = divmod(nanoseconds, 1_000_000_000)
+
+    def ring() -> None:
+        with suppress(BlockingIOError):
+            os.read(timer, 8)
+        tick()
+
+    try:
+        if libc.timerfd_settime(timer, 0, struct.pack("qqqq", *seconds, *seconds), None) < 0:
+            raise OSError(ctypes.get_errno(), "the timer can't be set")
+        loop.add_reader(timer, ring)
+        yield
+    finally:
+        loop.remove_reader(timer)
+        os.close(timer)
+
+
 async def open_loop(call: Call, rate: float, seconds: float) -> Measured:
     """``rate`` calls a second by the clock, whether the earlier ones are answered or not.
 
     A latency counts from the time at which its call was due, not from when it could start, so that a stall is felt by all
-    calls that were due in it (no coordinated omission). The timer is the operating system's: the event loop's own has steps
-    of a millisecond. Only in the main thread.
+    calls that were due in it (no coordinated omission).
     """
     latencies: list[float] = []
     clock = time.perf_counter
@@ -121,17 +149,12 @@ async def open_loop(call: Call, rate: float, seconds: float) -> Measured:
             due = begin + (int((started + 1) / rate / interval - 1e-6) + 1) * interval
             started += 1
             start(min(due, clock()))
-        if started == total:
-            signal.setitimer(signal.ITIMER_REAL, 0)
 
-    loop.add_signal_handler(signal.SIGALRM, tick)
-    signal.setitimer(signal.ITIMER_REAL, interval, interval)
     try:
-        async with asyncio.timeout(seconds * 5 + 30):
-            await done
+        with ticking(loop, interval, tick):
+            async with asyncio.timeout(seconds * 5 + 30):
+                await done
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        loop.remove_signal_handler(signal.SIGALRM)
         for task in callers:
             task.cancel()
         await asyncio.gather(*callers, return_exceptions=True)
