@@ -210,8 +210,10 @@ class Replies:
             self._hold(place, answer)
 
     def _hold(self, place: Place, answer: _Answer) -> None:
-        self._held.append((place, answer))
-        self._held_bytes += len(answer[0])
+        row, deadline, to, payload, more = answer
+        # What was asked may be far larger than the answer, and is not needed any more.
+        self._held.append((place, (row, deadline, to._replace(payload=None, headers=None), payload, more)))
+        self._held_bytes += len(row)
         while self._held_bytes > MOST_HELD:
             self._held_bytes -= len(self._held.popleft()[1][0])
             self.dropped += 1

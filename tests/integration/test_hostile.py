@@ -8,7 +8,7 @@ from typing import Any
 import msgpack
 
 from fabric import Service, on_event, rpc
-from fabric.wire import batch
+from fabric.wire import batch, rows
 from fabric.wire.codec import JSON, MSGPACK
 from tests.integration.conftest import Fleet
 from tests.puppet import keep_trying
@@ -36,6 +36,7 @@ HOSTILE = {
     "ext type": (msgpack.packb(["1", msgpack.ExtType(5, b"x")]), MSGPACK),
     "deep JSON": (b"[" * 10_000, JSON),
     "no batch": (b"\x00", batch.BATCH),
+    "no rows": (b"\x91\x00", rows.ROWS),
     "wrong shape": (msgpack.packb({"a": 1}), MSGPACK),
     "nothing": (b"", MSGPACK),
 }

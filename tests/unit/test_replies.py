@@ -234,6 +234,21 @@ async def test_what_was_held_is_sent_after(count: int) -> None:
         assert s.bodies.empty()
 
 
+async def test_what_was_asked_is_not_held() -> None:
+    """M22 (rabbot#47): a small answer that waits for the link does not keep the large request that it answers in memory."""
+    async with scene() as s:
+        await s.ask(s.request("wait", {"n": 1}, headers={"trace": "x" * 100}))
+        await turns()
+        await s.away()
+        s.desk.gate.set()
+        await turns()
+        assert s.hub._served is not None
+        ((_, (_, _, asked, _, _)),) = s.hub._served._dispatcher._replies._held
+        assert (asked.payload, asked.headers) == (None, None)
+        s.network.heal()
+        assert [answer.payload for answer in (await s.next())[1]] == [1]
+
+
 @pytest.mark.parametrize("sources", [["peer"], ["left", "right", "middle"]])
 async def test_an_answer_says_what_was_returned(sources: list[str]) -> None:
     """M22 (rabbot#47): what a handler does later to a value that it has returned changes no answer, however long that is held,
