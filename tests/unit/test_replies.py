@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fabric import Service, rpc
+from fabric import Service, rpc, workers
 from fabric.config import Settings
 from fabric.hub import Hub
 from fabric.transports.base import Delivery
@@ -92,6 +92,12 @@ class Scene:
         assert isinstance(link, MemoryTransport)
         self.network.partition(link)
         await turns()
+
+
+@pytest.fixture(autouse=True)
+def one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked together is answered in one turn of the loop, however slow the machine is."""
+    monkeypatch.setattr(workers, "TURN", 60.0)
 
 
 @asynccontextmanager
