@@ -107,6 +107,7 @@ async def test_a_thousand_calls_a_second_over_a_restart(amqp: AmqpBackend, priva
             await fleet.start(mill)
         hub = await fleet.bench.hub()
         assert await hub.call("mill", "grind", {"number": -1}) == -1
+        await eventually(lambda: len(hub.registry.instances("mill")) == len(mills))  # one alone does not run so many at once
         idle = len(busy())
         load = Load(hub)
         pending = [asyncio.create_task(held(hub)) for _ in range(PENDING)]
