@@ -1,7 +1,8 @@
 """One side of a contest of calls: ``python -m benchmarks.contestant NAME serve|load URL [options]``.
 
 Both print ``ready``. ``serve`` echoes until its input ends. ``load`` reads one JSON object a line with what to do, and prints one
-with what it measured: ``{"do": "closed", "in_flight": 100, "seconds": 2}`` or ``{"do": "open", "rate": 500, "seconds": 2}``.
+with what it measured: ``{"do": "closed", "in_flight": 100, "seconds": 2}`` or ``{"do": "open", "rate": 500, "seconds": 2}``,
+which with ``"nothing": true`` calls nobody.
 """
 
 from __future__ import annotations
@@ -34,6 +35,14 @@ def _call(echo: Echo, service: str, payload: str) -> Call:
     return Call(partial(echo, payload, service), payload)
 
 
+async def _nothing() -> None:
+    """A call that is answered in the next turn of the loop: what a load costs and shows without anybody to call."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[None] = loop.create_future()
+    loop.call_soon(answer.set_result, None)
+    await answer
+
+
 def _cpu() -> float:
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
@@ -43,7 +52,8 @@ async def _do(order: dict[str, Any], echo: Echo, services: tuple[str, ...]) -> d
     calls = [_call(echo, service, "x" * order.get("bytes", 200)) for service in services]
     before = _cpu()
     if order["do"] == "open":
-        measured = await open_loop(calls[0], order["rate"], order["seconds"])
+        call = Call(_nothing, None) if order.get("nothing") else calls[0]
+        measured = await open_loop(call, order["rate"], order["seconds"])
     else:
         measured = await closed([calls[turn % len(calls)] for turn in range(order["in_flight"])], order["seconds"])
     return {

@@ -22,7 +22,7 @@ def run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks latency", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one short round, to see that it works")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each of the three loads in each round")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each of the four loads in each round")
     parser.add_argument("--peers", default=",".join(NAMES))
     options = parser.parse_args(arguments)
     if options.quick:
@@ -42,10 +42,12 @@ def _rounds(found: Mapping[str, Broker], options: argparse.Namespace) -> dict[st
                 lone = pair.do(do="closed", in_flight=1, seconds=options.seconds)
                 peak = pair.do(do="closed", in_flight=IN_FLIGHT, seconds=options.seconds)["calls_per_second"]
                 half = pair.do(do="open", rate=peak / 2, seconds=options.seconds)
+                nothing = pair.do(do="open", rate=peak / 2, seconds=options.seconds, nothing=True)
             keys = ("p50_ms", "p99_ms", "p999_ms")
             measured = {
                 **{f"lone_{key}": lone[key] for key in keys},
                 **{f"half_{key}": half[key] for key in keys},
+                "nothing_p99_ms": nothing["p99_ms"],
                 "peak": peak,
                 "asked": peak / 2,
                 "half_p99_to_lone_p50": half["p99_ms"] / lone["p50_ms"],
@@ -74,12 +76,24 @@ def _result(rounds: Rounds, options: argparse.Namespace, facts: dict[str, object
             f"Milliseconds, 200 bytes, medians of {options.rounds} rounds. Half: calls started by the clock at half of the rate"
             f" that the same pair had just reached with {IN_FLIGHT} in flight; a call's time counts from when it was due,"
             " so no wait is left out.",
-            "Last: p99 at half of the peak over the p50 of lone calls.",
+            "Nothing: p99 of the same load right after, with calls that ask nobody: what generator and machine have by themselves,"
+            " with one process busy. Last: p99 at half of the peak over the p50 of lone calls.",
         ),
         tables=(
             Table(
                 title="Latency",
-                head=("", "lone p50", "p99", "p99.9", "calls/s asked", "half p50", "p99", "p99.9", "half p99 / lone p50"),
+                head=(
+                    "",
+                    "lone p50",
+                    "p99",
+                    "p99.9",
+                    "calls/s asked",
+                    "half p50",
+                    "p99",
+                    "p99.9",
+                    "nothing p99",
+                    "half p99 / lone p50",
+                ),
                 rows=[_row(name, middle[name]) for name in sorted(middle, key=lambda name: middle[name]["lone_p50_ms"])],
             ),
         ),
@@ -95,5 +109,6 @@ def _row(name: str, m: Mapping[str, float]) -> Sequence[str]:
         *(f"{m[f'lone_{key}_ms']:.3f}" for key in ("p50", "p99", "p999")),
         f"{m['asked']:,.0f}",
         *(f"{m[f'half_{key}_ms']:.2f}" for key in ("p50", "p99", "p999")),
+        f"{m['nothing_p99_ms']:.2f}",
         f"{m['half_p99_to_lone_p50']:.1f}",
     ]
