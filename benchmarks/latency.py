@@ -76,7 +76,7 @@ def _result(rounds: Rounds, options: argparse.Namespace, facts: dict[str, object
             f"Milliseconds, 200 bytes, medians of {options.rounds} rounds. Half: calls started by the clock at half of the rate"
             f" that the same pair had just reached with {IN_FLIGHT} in flight; a call's time counts from when it was due,"
             " so no wait is left out.",
-            "Nothing: p99 of the same load right after, with calls that ask nobody: what generator and machine have by themselves,"
+            "Nothing: p99 of the same load right after, with calls that ask nobody: what the generator and the machine have,"
             " with one process busy. Last: p99 at half of the peak over the p50 of lone calls.",
         ),
         tables=(
