@@ -77,7 +77,7 @@ async def closed(calls: Sequence[Call], seconds: float) -> Measured:
 @contextmanager
 def ticking(loop: asyncio.AbstractEventLoop, interval: float, tick: Callable[[], None]) -> Iterator[None]:
     """Have ``tick`` called every ``interval`` seconds, by the operating system's timer: uvloop's own has steps of a millisecond,
-    and a signal costs more than a file to read. What was missed while the loop was busy is one call."""
+    and a signal costs more than a file to read. What was missed while the loop was busy is one call. On Linux only."""
     libc = ctypes.CDLL(None, use_errno=True)
     timer = libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)  # not in os before Python 3.13
     if timer < 0:

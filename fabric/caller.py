@@ -74,7 +74,7 @@ class Caller:
         if timeout is None or outer is not None or not 0 < timeout <= LONGEST:
             timeout = self._limit(route, method, timeout, started, outer)
         facts = Facts(route.label, method, started, started + timeout)
-        question = method, payload, priority, headers
+        question = method, payload, priority, headers if headers is None else headers.copy()
         route.budget.deposit()
         tried: frozenset[str] = frozenset()
         while True:

@@ -151,7 +151,7 @@ class Dispatcher:
         id, _, _, _, _, method, _, priority, _, deadline, _, _, _, headers = message
         if id in self._requests:
             return  # doubled on the way: it is answered once
-        if self._cancelled and id in self._cancelled:
+        if id in self._cancelled:
             del self._cancelled[id]
             self.cancelled += 1
             return
@@ -169,6 +169,7 @@ class Dispatcher:
         if request.due < self._lookout.next:
             self._lookout.expect(request.due)
         if lane.running < lane.open or lane.has_room(priority):
+            # As _start does, which costs each request a call.
             lane.running += 1
             request.placed = True
             self._workers.put(request)

@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
+from copy import deepcopy
 from typing import Any, Final
 
 from fabric.config import Settings
@@ -121,6 +122,8 @@ class Replies:
             codec.check_extras(error, headers, self._limits)
             besides = len((to.source + to.method).encode()) + self._besides
             row = codec.encode_row((to.id, payload, *more), besides, self._limits)
+        if error:  # it may hold what belongs to the handler, and be encoded again
+            more = kind, number, deepcopy(error), headers
         self._add((to.reply_to, to.source, to.priority, in_json), (row, deadline, to, payload, more))
 
     def _whole(self, to: ServiceMessage, payload: Any, more: _More | None) -> ServiceMessage:

@@ -270,7 +270,7 @@ class PendingRequests:
             What else came.
         """
         waiting = self._pending
-        good: list[Pending] = []
+        plain: list[tuple[str, Any]] = []
         others: list[ServiceMessage | InvalidMessage] = []
         for message in messages:
             if isinstance(message, InvalidMessage):
@@ -283,20 +283,15 @@ class PendingRequests:
             pending = waiting.get(id or "")
             if pending is None or pending.future.done():
                 self.late_answers += 1
-            elif type(pending) is Pending and error is None and kind is _RESPONSE:
-                del waiting[pending.id]
-                endpoint = pending.endpoint
-                endpoint.pending -= 1
+            elif error is None and kind is _RESPONSE:
                 if headers is not None:
-                    _report(endpoint, headers)
-                pending.future.set_result(payload)
-                good.append(pending)
+                    _report(pending.endpoint, headers)
+                plain.append((pending.id, payload))
             elif kind is _RESPONSE:
                 self.settle(pending, message)
             elif isinstance(pending, Inflow):
                 pending.take(message)
-        if good:
-            self._judge_good(good, now)
+        self.take(plain, now, None)
         return others
 
     def _judge_good(self, answered: Sequence[Pending], now: float) -> None:
@@ -411,7 +406,7 @@ class PendingRequests:
             self.lose(error.key, "its inbox is gone from the broker")
 
     def _unsent(self, pending: Pending, error: FabricError) -> FabricError:
-        if isinstance(error, PayloadTooLarge):
+        if isinstance(error, (PayloadTooLarge, InvalidMessage)):
             return error
         facts = self.facts(pending)
         match error:

@@ -46,7 +46,9 @@ def plain(value: Any, depth: int = DEFAULT_LIMITS.depth) -> Any:
         return _plain_map(value, depth)
     if isinstance(value, (SecretStr, SecretBytes)):
         return value.get_secret_value()
-    if isinstance(value, (str, int, float, bytes, bytearray, memoryview)):
+    if isinstance(value, (bytearray, memoryview)):
+        return bytes(value)  # what is sent again later must not have changed meanwhile
+    if isinstance(value, (str, int, float, bytes)):
         return value
     return _jsonable(value)
 

@@ -96,6 +96,19 @@ async def from_any(puppets: list[Puppet]) -> tuple[Puppet, ServiceMessage]:
 # ---------------------------------------------------------------- how it can end
 
 
+async def test_headers_are_taken_as_they_are_now() -> None:
+    """M22 (rabbot#47): headers that the caller goes on to use for something else are sent as they were when it called."""
+    async with stage() as s:
+        headers = {"trace": "one"}
+        call = s.hub.call("worker", "work", headers=headers)
+        asked = asyncio.create_task(call)
+        asyncio.get_running_loop().call_soon(headers.update, {"trace": "two"})
+        request = await s.puppet.next()
+        assert request.headers == {"trace": "one"}
+        s.puppet.answer(request, 1)
+        assert await asked == 1
+
+
 async def test_an_answer_is_returned_and_the_request_says_all_that_a_callee_needs() -> None:
     """The request carries caller, method, payload, priority, headers, first attempt and an absolute deadline."""
     async with stage() as s:

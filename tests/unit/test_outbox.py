@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fabric.errors import ConnectionLost, FabricError, NoRoute, NotSent, PayloadTooLarge, TransportClosed
+from fabric.errors import ConnectionLost, FabricError, InvalidMessage, NoRoute, NotSent, PayloadTooLarge, TransportClosed
 from fabric.transports.base import Consumer, DeadLetter, LinkEvent, LinkState, QueueSpec, Receiver, Told, Transport
 from fabric.transports.outbox import Outbox, Parcel
 from fabric.wire import batch
@@ -20,25 +20,16 @@ from fabric.wire.codec import MSGPACK
 from fabric.wire.message import Priority
 from fabric.wire.rows import MOST_ROWS, ROWS
 from tests.puppet import LIMIT, eventually
+from tests.unit.parcels import Wish
 from tests.unit.wire.messages import unhurried
 
 
 @dataclass(eq=False)
-class Letter:
+class Letter(Wish):
     """A parcel that knows what it holds."""
 
     data: bytes
     deadline: float
-    left: bool = False
-    wanted: bool = True
-
-    @property
-    def future(self) -> asyncio.Future[None]:
-        """Done when it is not wanted any more."""
-        future = asyncio.get_running_loop().create_future()
-        if not self.wanted:
-            future.cancel()
-        return future
 
 
 @dataclass(eq=False)
@@ -188,6 +179,9 @@ class Desk:
     told: list[tuple[Letter, str]] = field(default_factory=list)
     errors: list[FabricError] = field(default_factory=list)
 
+    changed: set[bytes] = field(default_factory=set)
+    """What can't be made whole any more."""
+
     def __post_init__(self) -> None:
         self.outbox = Outbox(
             self.transport,
@@ -208,6 +202,8 @@ class Desk:
 
     def whole(self, parcel: Parcel) -> bytes:
         assert isinstance(parcel, Letter)
+        if parcel.data in self.changed:
+            raise InvalidMessage("it can't be sent any more")
         return b"whole " + parcel.data
 
     def _note(self, parcels: Sequence[Parcel], how: str) -> None:
@@ -656,6 +652,20 @@ async def test_rows_travel_below_their_head_and_a_lone_one_whole(desk: Desk) -> 
     await desk.confirm()
     assert (desk.transport.sendings[2].body, desk.transport.sendings[2].content_type) == (b"whole " + row(5), MSGPACK)
     assert [desk.told_of(letter) for letter in (first, *letters, *behind)] == [["sent"]] * 4 + [[], ["sent"]]
+
+
+async def test_a_lone_row_that_can_not_be_made_whole(desk: Desk) -> None:
+    """M31 (dramatiq#848): what was changed after it was put in fails by itself, and holds up nobody who comes to its lane."""
+    desk.changed.add(row(0))
+    spoilt = desk.put(row(0), head=head("a"))
+    await settle()
+    assert not spoilt.left
+    assert desk.transport.sendings == []
+    after = desk.put(row(1), head=head("a"))
+    await settle()
+    assert [sending.body for sending in desk.transport.sendings] == [b"whole " + row(1)]
+    assert desk.told_of(spoilt) == ["InvalidMessage"]
+    assert after.left
 
 
 async def test_two_heads_never_share_a_body(desk: Desk) -> None:

@@ -321,3 +321,11 @@ class Circle(BaseModel):
 
 
 TestProblems.Strict.model_rebuild()
+
+
+def test_a_buffer_is_taken_as_it_is_now() -> None:
+    """M22 (rabbot#47): a buffer that is filled again does not change what was given to be sent."""
+    buffer = bytearray(b"one")
+    found = plain({"direct": buffer, "view": memoryview(buffer), "list": [buffer]})
+    buffer[:] = b"two"
+    assert found == {"direct": b"one", "view": b"one", "list": [b"one"]}

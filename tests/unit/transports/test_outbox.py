@@ -17,23 +17,14 @@ from fabric.transports.topology import Topology
 from fabric.wire import batch
 from fabric.wire.message import Priority
 from tests.puppet import LIMIT, eventually, turns
+from tests.unit.parcels import Wish
 
 RPC = Topology().rpc
 
 
 @dataclass(eq=False)
-class Packet:
+class Packet(Wish):
     deadline: float = 0.0
-    left: bool = False
-    wanted: bool = True
-
-    @property
-    def future(self) -> asyncio.Future[None]:
-        """Done when it is not wanted any more."""
-        future = asyncio.get_running_loop().create_future()
-        if not self.wanted:
-            future.cancel()
-        return future
 
 
 @dataclass
