@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import os
-import struct
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+
+from fabric.fine_timer import FineTimer
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,32 +72,6 @@ async def closed(calls: Sequence[Call], seconds: float) -> Measured:
     return Measured(latencies=sorted(latencies), seconds=clock() - begin)
 
 
-@contextmanager
-def ticking(loop: asyncio.AbstractEventLoop, interval: float, tick: Callable[[], None]) -> Iterator[None]:
-    """Have ``tick`` called every ``interval`` seconds, by the operating system's timer: uvloop's own has steps of a millisecond,
-    and a signal costs more than a file to read. What was missed while the loop was busy is one call. On Linux only."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    timer = libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)  # not in os before Python 3.13
-    if timer < 0:
-        raise OSError(ctypes.get_errno(), "no timer")
-    nanoseconds = round(interval * 1e9)
-    seconds = divmod(nanoseconds, 1_000_000_000)
-
-    def ring() -> None:
-        with suppress(BlockingIOError):
-            os.read(timer, 8)
-        tick()
-
-    try:
-        if libc.timerfd_settime(timer, 0, struct.pack("qqqq", *seconds, *seconds), None) < 0:
-            raise OSError(ctypes.get_errno(), "the timer can't be set")
-        loop.add_reader(timer, ring)
-        yield
-    finally:
-        loop.remove_reader(timer)
-        os.close(timer)
-
-
 async def open_loop(call: Call, rate: float, seconds: float) -> Measured:
     """``rate`` calls a second by the clock, whether the earlier ones are answered or not.
 
@@ -149,12 +121,16 @@ async def open_loop(call: Call, rate: float, seconds: float) -> Measured:
             due = begin + (int((started + 1) / rate / interval - 1e-6) + 1) * interval
             started += 1
             start(min(due, clock()))
+        if not done.done():
+            timer.set(max(0.0, begin + (ticks + 1) * interval - clock()))
 
+    timer = FineTimer(tick)
     try:
-        with ticking(loop, interval, tick):
-            async with asyncio.timeout(seconds * 5 + 30):
-                await done
+        timer.set(interval)
+        async with asyncio.timeout(seconds * 5 + 30):
+            await done
     finally:
+        timer.close()
         for task in callers:
             task.cancel()
         await asyncio.gather(*callers, return_exceptions=True)

@@ -18,9 +18,12 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import compress
+from math import inf
+from time import monotonic
 from typing import Any, Protocol
 
 from fabric.errors import ConnectionLost, FabricError, NotSent, TransportClosed
+from fabric.fine_timer import FineTimer
 from fabric.tasks import Tasks
 from fabric.transports.base import LinkEvent, LinkState, Told, Transport, UnderWay
 from fabric.wire import batch, rows
@@ -38,7 +41,7 @@ on the first while the rest is made. Fewer give smaller bodies, each of which co
 _MOST_BODIES = 2
 """Of one lane that are under way at the same time."""
 _PAUSE = 0.001
-"""Seconds from one small body of a lane to the next in a crowd; the timers of the loop are no finer, so it may be twice that."""
+"""Seconds from one small body of a lane to the next in a crowd."""
 _CROWD = 4
 """Messages without an answer, besides those that wait here, which make a crowd: in closed loops with fewer nobody would come."""
 _REST = 0.05
@@ -69,7 +72,6 @@ class _Lane:
         "company",
         "exchange",
         "head",
-        "held",
         "key",
         "left_at",
         "parcels",
@@ -85,9 +87,7 @@ class _Lane:
         self.company = 0
         """Messages without an answer, those that wait here included, when the last one was put in."""
         self.left_at = 0.0
-        """When the last body left, in the loop's time."""
-        self.held: asyncio.TimerHandle | None = None
-        """Set while the next waits for company."""
+        """When the last body left, in monotonic seconds: the loop's time may have steps as long as a pause."""
         self.rows: list[bytes] = []
         self.parcels: list[Parcel] = []
         self.bytes = 0
@@ -135,6 +135,10 @@ class Outbox:
         self._max_batch, self._max_waiting = min(max_batch_bytes, transport.max_body), max_waiting_bytes
         self._pause = pause
         self._lanes: dict[tuple[str, str, Priority, bytes], _Lane] = {}
+        self._held: dict[_Lane, None] = {}
+        """Those whose next body waits for company."""
+        self._resume_at = inf
+        self._timer = FineTimer(self._resume)
         self._sweeper: asyncio.TimerHandle | None = None
         self._under_way = 0
         self._lone: Parcel | None = None
@@ -178,19 +182,30 @@ class Outbox:
         elif len(lane.rows) >= _ENOUGH:
             if lane.bodies < _MOST_BODIES:
                 self._flush(lane)
-        elif lane.held is not None and not self._waits(lane):
-            _release(lane)
+        elif lane in self._held and not self._waits(lane):
+            del self._held[lane]
             self._loop.call_soon(self._flush, lane)
 
     def _waits(self, lane: _Lane) -> bool:
         """Whether what is in it had better wait for company."""
         count = len(lane.rows)
         return (
-            0 < count < _ENOUGH
-            and lane.company - count >= _CROWD
-            and lane.patient
-            and self._loop.time() < lane.left_at + self._pause
+            0 < count < _ENOUGH and lane.company - count >= _CROWD and lane.patient and monotonic() < lane.left_at + self._pause
         )
+
+    def _hold(self, lane: _Lane) -> None:
+        self._held[lane] = None
+        at = lane.left_at + self._pause
+        if at < self._resume_at:
+            self._resume_at = at
+            self._timer.set(at - monotonic())
+
+    def _resume(self) -> None:
+        """Send what has waited long enough for company, or hold it again."""
+        self._resume_at = inf
+        held, self._held = self._held, {}
+        for lane in held:
+            self._loop.call_soon(self._flush, lane)
 
     def _link_changed(self, event: LinkEvent) -> None:
         if event.state is LinkState.READY and not event.consumer:
@@ -201,7 +216,7 @@ class Outbox:
 
     def _flush(self, lane: _Lane) -> None:
         """Send the next body of a lane, which the caller has marked busy."""
-        _release(lane)
+        self._held.pop(lane, None)
         if self._closed:
             self._refuse(lane)
             return
@@ -212,7 +227,7 @@ class Outbox:
         if lane.bodies >= _MOST_BODIES:
             return  # the first of them that ends goes on
         if self._waits(lane):
-            lane.held = self._loop.call_later(self._pause, self._flush, lane)
+            self._hold(lane)
             return
         bodies, parcels = self._take(lane)
         while not bodies and lane.rows:  # nobody wants any more what would have filled a body
@@ -240,7 +255,7 @@ class Outbox:
             body, content_type = rows.join(lane.head, bodies), rows.ROWS
         else:
             body, content_type = batch.join(bodies), batch.BATCH
-        lane.left_at = self._loop.time()
+        lane.left_at = monotonic()
         self._under_way += 1
         lane.bodies += 1
         self._send(lane, body, content_type, parcels, partial(self._ended, lane, parcels), answered=False)
@@ -254,7 +269,7 @@ class Outbox:
     def _rest(self, lane: _Lane) -> None:
         """Nothing waits in it and nothing is under way. It is kept until nobody need know when the last body left."""
         lane.busy = False
-        if not lane.patient or self._loop.time() >= lane.left_at + self._pause:
+        if not lane.patient or monotonic() >= lane.left_at + self._pause:
             self._forget(lane)
         elif self._sweeper is None:
             self._sweeper = self._loop.call_later(_REST, self._sweep)
@@ -268,7 +283,7 @@ class Outbox:
         self._lanes.pop((lane.exchange, lane.key, lane.priority, lane.head), None)
 
     def _refuse(self, lane: _Lane) -> None:
-        _release(lane)
+        self._held.pop(lane, None)
         self._forget(lane)
         parcels = lane.parcels
         lane.rows, lane.parcels, lane.bytes = [], [], 0
@@ -363,15 +378,10 @@ class Outbox:
             self._lone_under_way.forget()
         if self._sweeper is not None:
             self._sweeper.cancel()
+        self._timer.close()
         await self._tasks.aclose()
         for lane in list(self._lanes.values()):
             self._refuse(lane)
-
-
-def _release(lane: _Lane) -> None:
-    if lane.held is not None:
-        lane.held.cancel()
-        lane.held = None
 
 
 def _typed(error: Exception) -> FabricError:

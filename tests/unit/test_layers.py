@@ -27,7 +27,7 @@ class Layer:
 LAYERS = (
     Layer(
         name="foundation",
-        members=("errors", "broker_url", "config", "clock", "deadlines", "health", "loop", "refusals", "tasks"),
+        members=("errors", "broker_url", "config", "clock", "deadlines", "fine_timer", "health", "loop", "refusals", "tasks"),
         below=(),
     ),
     Layer(name="wire", members=("wire",), below=("foundation",)),

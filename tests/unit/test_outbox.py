@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -304,9 +304,11 @@ async def test_many_of_one_turn_leave_in_parts_that_the_callee_can_work_on(desk:
 
 
 @pytest.fixture
-async def patient() -> Desk:
+async def patient() -> AsyncIterator[Desk]:
     """One whose pauses never end by themselves."""
-    return Desk(HandTransport(), pause=10_000.0)
+    desk = Desk(HandTransport(), pause=10_000.0)
+    yield desk
+    await desk.outbox.aclose()
 
 
 async def crowd(desk: Desk, key: str = "inbox", priority: Priority = Priority.NORMAL) -> None:
