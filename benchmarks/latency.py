@@ -9,8 +9,9 @@ from contextlib import ExitStack
 from benchmarks.broker import Broker, rabbitmq
 from benchmarks.compiled import NAME as COMPILED
 from benchmarks.contest import contest, contestants
-from benchmarks.measure import Result, Rounds, Table, machine, medians, note, ratio
+from benchmarks.measure import Result, Rounds, Table, machine, median, medians, note, ratio
 from benchmarks.nats_server import nats_server
+from benchmarks.pauses import pauses
 from benchmarks.peers import PEERS
 from benchmarks.plot import bars
 
@@ -30,13 +31,19 @@ def run(arguments: list[str]) -> int:
     facts = machine()
     with ExitStack() as stack:
         broker, nats = stack.enter_context(rabbitmq()), stack.enter_context(nats_server())
-        rounds = _rounds(contestants(options.peers.split(","), broker, nats), options)
-    return _result(rounds, options, facts).finish()
+        found = contestants(options.peers.split(","), broker, nats)
+        rounds, lost = _rounds(found, options)
+    return _result(rounds, lost, options, facts).finish()
 
 
-def _rounds(found: Mapping[str, Broker], options: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
+def _rounds(
+    found: Mapping[str, Broker], options: argparse.Namespace
+) -> tuple[dict[str, list[dict[str, float]]], list[dict[str, float]]]:
+    """Of each contestant, and of the machine beside them."""
     rounds: dict[str, list[dict[str, float]]] = {name: [] for name in found}
+    lost: list[dict[str, float]] = []
     for number in range(options.rounds):
+        lost.append(pauses(options.seconds))
         for name, broker in found.items():
             with contest(name, broker) as pair:
                 lone = pair.do(do="closed", in_flight=1, seconds=options.seconds)
@@ -57,10 +64,10 @@ def _rounds(found: Mapping[str, Broker], options: argparse.Namespace) -> dict[st
                 f"latency, round {number + 1}: {PEERS[name]}: alone p50 {measured['lone_p50_ms']:.2f} ms,"
                 f" at {peak / 2:,.0f}/s p99 {measured['half_p99_ms']:.2f} ms"
             )
-    return rounds
+    return rounds, lost
 
 
-def _result(rounds: Rounds, options: argparse.Namespace, facts: dict[str, object]) -> Result:
+def _result(rounds: Rounds, lost: Sequence[Mapping[str, float]], options: argparse.Namespace, facts: dict[str, object]) -> Result:
     middle = medians(rounds)
     values = {}
     for name, prefix in (("fabric", ""), (COMPILED, "compiled_")):
@@ -78,6 +85,9 @@ def _result(rounds: Rounds, options: argparse.Namespace, facts: dict[str, object
             " so no wait is left out.",
             "Nothing: p99 of the same load right after, with calls that ask nobody: what the generator and the machine have,"
             " with one process busy. Last: p99 at half of the peak over the p50 of lone calls.",
+            f"Pauses: before each round two plain loops ran beside each other for {options.seconds:g} seconds and were stopped"
+            f" for {_percent(lost)} of them in all, for at most {max(each['longest_ms'] for each in lost):.1f} ms at once. A call"
+            " meets the pauses of both its processes: where these take more than 1 %, its p99 is one of them.",
         ),
         tables=(
             Table(
@@ -98,9 +108,14 @@ def _result(rounds: Rounds, options: argparse.Namespace, facts: dict[str, object
             ),
         ),
         values=values,
-        rounds=rounds,
+        rounds={**rounds, "pauses": lost},
         plots={"latency": bars("p50 of lone calls, ms", {PEERS[name]: m["lone_p50_ms"] for name, m in middle.items()})},
     )
+
+
+def _percent(lost: Sequence[Mapping[str, float]]) -> str:
+    shares = sorted(each["share"] for each in lost)
+    return f"{shares[0]:.1%} to {shares[-1]:.1%} ({median(shares):.1%} in the middle)"
 
 
 def _row(name: str, m: Mapping[str, float]) -> Sequence[str]:

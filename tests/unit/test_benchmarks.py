@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from benchmarks import __main__ as commands
-from benchmarks import compiled, decision, memory, plan, report, topologies
+from benchmarks import compiled, decision, memory, pauses, plan, report, topologies
 from benchmarks.gates import Member, fleet, overheads
 from benchmarks.hubs import called_by, service_of
 from benchmarks.load import Call, closed, open_loop, quantile
@@ -245,3 +245,15 @@ def test_a_gate_counts_from_its_last_vote_to_the_last_command_behind_it() -> Non
         members[name] = member
         member.told, member.voted = float(at), at + 0.5
     assert overheads(members, stages) == [1.5, 1.5]
+
+
+def test_a_pause_is_what_a_loop_took_too_long_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter((10.0, 10.0001, 10.0002, 10.0052, 10.0053, 10.6, 11.2))
+    monkeypatch.setattr(pauses, "monotonic", lambda: next(times))
+    assert pauses.watch(1.0) == pytest.approx([0.005, 0.5947, 0.6])
+
+
+def test_pauses_are_looked_for_in_two_processes_at_once() -> None:
+    found = pauses.pauses(0.05)
+    assert 0.0 <= found["share"] <= pauses.BESIDE * 2
+    assert (found["longest_ms"] == 0) is (found["share"] == 0)
