@@ -71,6 +71,8 @@ class PendingRequests:
         self._pending: dict[str, Pending] = {}
         self._lookout: Lookout[Pending] = Lookout(self._pending, self._expire)
         self._heads: dict[tuple[str, Priority], bytes] = {}
+        self._doomed: dict[str, str] = {}
+        """Requests whose instance went before it was known whether they had reached it, and why it went."""
         self._outbox = Outbox(
             transport, sent=self._sent, failed=self._failed, whole=self._whole, max_batch_bytes=settings.max_batch_bytes
         )
@@ -349,10 +351,15 @@ class PendingRequests:
     def lose(self, instance: str, reason: str) -> None:
         """The instance, which the registry may not know by now, is gone: nobody answers what it had."""
         self._registry.lose(instance, reason)
+        self._doomed = {id: why for id, why in self._doomed.items() if id in self._pending}
         for pending in list(self._pending.values()):
-            # Of what is not confirmed the broker is about to say whether it was delivered, which is better to know.
-            if pending.endpoint.id == instance and pending.epoch:
+            if pending.endpoint.id != instance:
+                continue
+            if pending.epoch:
                 self._fail(pending, InstanceLost(reason, **self.facts(pending)))
+            elif pending.left:
+                # The broker is about to say whether it was delivered, which is better to know.
+                self._doomed[pending.id] = reason
 
     def forgotten(self, requests: Iterable[str]) -> None:
         """Their instance says that it neither has them nor owes an answer: they, or their answers, were lost on the way."""
@@ -396,6 +403,8 @@ class PendingRequests:
         for parcel in parcels:
             assert isinstance(parcel, Pending)
             parcel.epoch = epoch
+            if self._doomed and (reason := self._doomed.pop(parcel.id, None)) is not None:
+                self._fail(parcel, InstanceLost(reason, **self.facts(parcel)))
 
     def _failed(self, parcels: Sequence[Parcel], error: FabricError) -> None:
         for parcel in parcels:

@@ -30,7 +30,7 @@ from fabric.transports.amqp_session import Session
 from fabric.transports.amqp_settings import AmqpSettings
 from fabric.transports.amqp_succession import Successions
 from fabric.transports.backoff import Backoff
-from fabric.transports.base import DeadLetter, LinkEvent, LinkState, QueueSpec, Receiver, Told, UnderWay
+from fabric.transports.base import DeadLetter, LinkEvent, LinkState, QueueSpec, Receiver, Told
 from fabric.transports.delays import check_delay, step
 from fabric.transports.topology import Topology
 from fabric.wire.message import Priority
@@ -351,7 +351,7 @@ class AmqpTransport:
         priority: Priority = Priority.NORMAL,
         content_type: str = "application/msgpack",
         answered: bool = False,
-    ) -> UnderWay | None:
+    ) -> bool:
         return self.publisher.submit(
             exchange, key, body, told, timeout=timeout, priority=priority, content_type=content_type, answered=answered
         )

@@ -15,7 +15,7 @@ _log = logging.getLogger("fabric.transports.amqp")
 
 
 class Sending:
-    """One publish that waits for its confirm. See ``UnderWay``.
+    """One publish that waits for its confirm.
 
     Args:
         timeout: seconds that it has.
@@ -39,6 +39,7 @@ class Sending:
                 _log.exception("who sent to %r, %r failed to hear how it ended", self.exchange, self.key)
 
     def forget(self) -> None:
+        """How it ends need not be told any more."""
         self.ended = True
 
 

@@ -229,11 +229,11 @@ class Publisher:
         priority: Priority,
         content_type: str,
         answered: bool,
-    ) -> Sending | None:
+    ) -> bool:
         """As ``Transport.submit``."""
         self._check_body(body)
         if not self._usable():
-            return None
+            return False
         prepared = self._expiring.get((content_type, priority))
         if prepared is None:
             prepared = frames.Prepared(content_type=content_type, priority=priority, user_id=self._settings.vouched_user)
@@ -242,7 +242,7 @@ class Publisher:
         id = self._next_id()
         sending = Sending(told, exchange, key, id, timeout, self._loop.time() + timeout)
         self._write(sending, prepared.filled(timeout, id), body, mandatory=True, answered=answered)
-        return sending
+        return True
 
     def _next_id(self) -> bytes:
         return b"%b%x" % (self._id_begin, next(self._count))

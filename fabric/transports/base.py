@@ -221,14 +221,6 @@ Told = Callable[[FabricError | None], None]
 ``Transport.send`` would have raised."""
 
 
-class UnderWay(Protocol):
-    """A body that was handed over."""
-
-    def forget(self) -> None:
-        """How it ends need not be told any more."""
-        ...
-
-
 class Transport(Protocol):
     """A link to a broker. Made closed; ``connect`` opens it; it reconnects by itself until ``aclose``.
 
@@ -327,12 +319,12 @@ class Transport(Protocol):
         priority: Priority = Priority.NORMAL,
         content_type: str = "application/msgpack",
         answered: bool = False,
-    ) -> UnderWay | None:
+    ) -> bool:
         """As ``send`` of something mandatory that expires after ``timeout``, for whoever sends much and keeps book itself: it is
         published now, without a task to wait in, and ``told`` is called once with how it ended, never before this returns.
 
         Returns:
-            None: the link does not take it at present, and nothing was done; ``send`` waits.
+            False when the link does not take it at present, and nothing was done; ``send`` waits.
 
         Raises:
             PayloadTooLarge, TransportClosed, ValueError: as ``send``; then ``told`` is not called.

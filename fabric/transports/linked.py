@@ -20,7 +20,7 @@ from fabric.tasks import Tasks
 from fabric.transports.amqp_life import LinkLife
 from fabric.transports.backlog import Published
 from fabric.transports.backoff import Backoff
-from fabric.transports.base import DeadLetter, LinkEvent, LinkState, QueueSpec, Receiver, Told, UnderWay
+from fabric.transports.base import DeadLetter, LinkEvent, LinkState, QueueSpec, Receiver, Told
 from fabric.transports.delays import check_delay
 from fabric.transports.headers import check_key, checked_headers
 from fabric.transports.link import Dial, Link
@@ -157,16 +157,17 @@ class LinkedTransport:
         priority: Priority = Priority.NORMAL,
         content_type: str = "application/msgpack",
         answered: bool = False,
-    ) -> UnderWay | None:
+    ) -> bool:
         if len(body) > self._most_body:
             raise PayloadTooLarge(len(body), self._most_body)
         check_key(key)
         self._check_open()
         link = self._link
         if link is None or self.state is not LinkState.READY or link.congested:
-            return None
+            return False
         outcome = link.publish(exchange, key, body, priority, content_type, None, None, timeout, None)
-        return Submission(outcome, told, exchange, key, timeout)
+        Submission(outcome, told, exchange, key, timeout)
+        return True
 
     def post(
         self,

@@ -19,7 +19,7 @@ def failure(outcome: Outcome, exchange: str, key: str, *, mandatory: bool) -> Fa
 
 
 class Submission:
-    """See ``UnderWay``.
+    """Kept by what will end it: the loop, or the outcome.
 
     Args:
         outcome: of ``Link.publish``, or what will be it.
@@ -51,11 +51,9 @@ class Submission:
         self._end(ConnectionLost("the broker did not confirm it in time: it may have arrived"))
 
     def _end(self, error: FabricError | None) -> None:
-        if not self._ended:
-            self.forget()
-            self._told(error)
-
-    def forget(self) -> None:
+        if self._ended:
+            return
         self._ended = True
         if self._limit is not None:
             self._limit.cancel()
+        self._told(error)

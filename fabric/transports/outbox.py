@@ -1,12 +1,12 @@
 """Coalescing: messages for one destination and priority that are ready together travel as one body.
 
-While one body of a lane is under way the next fills, so a lane adapts by itself: alone a message leaves in the same loop
-turn, under load a body carries hundreds. A body costs as much as ten messages. So where several answers of one callee are to
-come, which may bring more to send, the next body waits until a moment has passed since the last. A full one does not, nor one of
-high priority, nor one of a callee that owes few answers.
+Alone a message leaves in the same loop turn, under load a body carries hundreds. A body costs as much as ten messages. So
+where several answers of one callee are to come, which may bring more to send, the next body waits until a moment has passed
+since the last. A full one does not, nor one of high priority, nor one of a callee that owes few answers.
 
-A message that is the only one under way is answered soon, or nothing waits behind it: that the broker has it need not be
-confirmed at once.
+What keeps bodies from being many is that pause, or that a callee owes few answers; then the broker need not confirm each: it is
+asked now and then about all, and most are answered by then. It has to confirm full ones, those to a callee that owes very many,
+and those of high priority in a crowd: while these are under way the next one fills.
 
 While the link is down, what waits stays here, so that what its sender has given up by then provably never leaves.
 """
@@ -25,7 +25,7 @@ from typing import Any, Protocol
 from fabric.errors import ConnectionLost, FabricError, NotSent, TransportClosed
 from fabric.fine_timer import FineTimer
 from fabric.tasks import Tasks
-from fabric.transports.base import LinkEvent, LinkState, Told, Transport, UnderWay
+from fabric.transports.base import LinkEvent, LinkState, Told, Transport
 from fabric.wire import batch, rows
 from fabric.wire.codec import MSGPACK
 from fabric.wire.message import Priority
@@ -42,6 +42,12 @@ _MOST_BODIES = 2
 """Of one lane that are under way at the same time."""
 _PAUSE = 0.001
 """Seconds from one small body of a lane to the next in a crowd."""
+_MANY = _MOST_BODIES * _ENOUGH
+"""Messages without an answer from which on confirms are the better clock: by them bodies grow with the load."""
+_MOST_UNSURE = 64
+"""Bodies of one lane of which nobody knows yet whether the broker has them; with more it is slow, and has to confirm the next."""
+_SMALL = 16 * 1024
+"""Bytes of a body of which more than one may be so."""
 _CROWD = 4
 """Messages without an answer, besides those that wait here, which make a crowd: in closed loops with fewer nobody would come."""
 _REST = 0.05
@@ -79,6 +85,7 @@ class _Lane:
         "priority",
         "rows",
         "tidy_at",
+        "unsure",
     )
 
     def __init__(self, exchange: str, key: str, priority: Priority, head: bytes) -> None:
@@ -86,7 +93,7 @@ class _Lane:
         self.patient = priority <= Priority.NORMAL
         self.company = 0
         """Messages without an answer, those that wait here included, when the last one was put in."""
-        self.left_at = 0.0
+        self.left_at = -inf
         """When the last body left, in monotonic seconds: the loop's time may have steps as long as a pause."""
         self.rows: list[bytes] = []
         self.parcels: list[Parcel] = []
@@ -94,7 +101,9 @@ class _Lane:
         """What waits, and how much it is."""
         self.busy = False
         self.bodies = 0
-        """How many are under way."""
+        """How many are under way and to be confirmed."""
+        self.unsure = 0
+        """How many others have left of which it is not known yet whether the broker has them."""
         self.tidy_at = _TIDY
         """How many items make a look for unwanted ones worth while: twice what the last look left."""
 
@@ -140,9 +149,6 @@ class Outbox:
         self._resume_at = inf
         self._timer = FineTimer(self._resume)
         self._sweeper: asyncio.TimerHandle | None = None
-        self._under_way = 0
-        self._lone: Parcel | None = None
-        self._lone_under_way: UnderWay | None = None
         self._tasks = Tasks("outbox")
         self._closed = False
         self._unwatch = transport.watch(self._link_changed)
@@ -246,30 +252,37 @@ class Outbox:
                     self._failed(parcels, error)
                     self._flush(lane)
                     return
-            if not lane.rows and not self._under_way and (self._lone is None or self._lone.future.done()):
-                lane.busy = False
-                self._forget(lane)
-                self._send_lone(lane, body, parcels)
-                return
         elif lane.head:
             body, content_type = rows.join(lane.head, bodies), rows.ROWS
         else:
             body, content_type = batch.join(bodies), batch.BATCH
         lane.left_at = monotonic()
-        self._under_way += 1
-        lane.bodies += 1
-        self._send(lane, body, content_type, parcels, partial(self._ended, lane, parcels), answered=False)
+        if not self._may_be_unsure(lane, len(bodies), len(body)):
+            lane.bodies += 1
+            self._send(lane, body, content_type, parcels, partial(self._ended, lane, parcels), answered=False)
+            return
+        lane.unsure += 1
+        if not self._send(lane, body, content_type, parcels, partial(self._sure, lane, parcels), answered=True):
+            return  # what comes behind it waits for the link as well
+        if lane.rows:
+            self._loop.call_soon(self._flush, lane)
+        else:
+            self._rest(lane)
 
-    def _send_lone(self, lane: _Lane, body: bytes, parcels: Sequence[Parcel]) -> None:
-        if self._lone_under_way is not None:
-            self._lone_under_way.forget()  # the one before has its answer, and needs no other proof that it arrived
-        self._lone = parcels[0]
-        self._lone_under_way = self._send(lane, body, MSGPACK, parcels, partial(self._tell, parcels), answered=True)
+    def _may_be_unsure(self, lane: _Lane, count: int, size: int) -> bool:
+        """Whether the broker need not confirm at once a body of so many messages and bytes that leaves now."""
+        return (
+            count < _ENOUGH
+            and lane.company < _MANY
+            and not lane.bodies
+            and (lane.patient or lane.company - count < _CROWD)
+            and (not lane.unsure or (lane.unsure < _MOST_UNSURE and size <= _SMALL))
+        )
 
     def _rest(self, lane: _Lane) -> None:
-        """Nothing waits in it and nothing is under way. It is kept until nobody need know when the last body left."""
+        """Nothing waits in it and nothing is to be confirmed. It is kept until nobody need know what left last, and when."""
         lane.busy = False
-        if not lane.patient or monotonic() >= lane.left_at + self._pause:
+        if not lane.unsure and (not lane.patient or monotonic() >= lane.left_at + self._pause):
             self._forget(lane)
         elif self._sweeper is None:
             self._sweeper = self._loop.call_later(_REST, self._sweep)
@@ -314,11 +327,12 @@ class Outbox:
 
     def _send(
         self, lane: _Lane, body: bytes, content_type: str, parcels: Sequence[Parcel], told: Told, *, answered: bool
-    ) -> UnderWay | None:
+    ) -> bool:
+        """Returns: whether it is out, or has failed; otherwise it waits for the link, as one that is to be confirmed."""
         last = parcels[0].deadline if len(parcels) == 1 else max([parcel.deadline for parcel in parcels])
         left = max(last - self._loop.time(), 0.001)
         try:
-            under_way = self._transport.submit(
+            taken = self._transport.submit(
                 lane.exchange,
                 lane.key,
                 body,
@@ -330,10 +344,15 @@ class Outbox:
             )
         except Exception as error:
             self._loop.call_soon(told, _typed(error))
-            return None
-        if under_way is None:
-            self._tasks.start(self._wait(lane, body, content_type, told, left), lane.key)
-        return under_way
+            return True
+        if taken:
+            return True
+        if answered:
+            lane.unsure -= 1
+            lane.bodies += 1
+            told = partial(self._ended, lane, parcels)
+        self._tasks.start(self._wait(lane, body, content_type, told, left), lane.key)
+        return False
 
     async def _wait(self, lane: _Lane, body: bytes, content_type: str, told: Told, left: float) -> None:
         """Send when the link takes it again."""
@@ -353,9 +372,13 @@ class Outbox:
         else:
             told(None)
 
+    def _sure(self, lane: _Lane, parcels: Sequence[Parcel], error: FabricError | None) -> None:
+        """The broker has it, or it failed."""
+        lane.unsure -= 1
+        self._tell(parcels, error)
+
     def _ended(self, lane: _Lane, parcels: Sequence[Parcel], error: FabricError | None) -> None:
         """Tell it, and go on with what came meanwhile."""
-        self._under_way -= 1
         lane.bodies -= 1
         try:
             self._tell(parcels, error)
@@ -374,8 +397,6 @@ class Outbox:
         """Refuse what waits, and stop waiting for the confirms of what has left. Idempotent."""
         self._closed = True
         self._unwatch()
-        if self._lone_under_way is not None:
-            self._lone_under_way.forget()
         if self._sweeper is not None:
             self._sweeper.cancel()
         self._timer.close()

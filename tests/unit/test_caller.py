@@ -410,6 +410,26 @@ async def test_what_a_lost_instance_had_ends_at_once() -> None:
         assert error.elapsed < 5.0
 
 
+async def test_what_a_lost_instance_had_unconfirmed_ends_with_the_brokers_word() -> None:
+    """M6 (nameko, kontiki): an instance goes before it is known whether a request reached it; as soon as that is known the call
+    ends, as InstanceLost if it did."""
+    async with stage() as s:
+        network, link = s.bench.network, s.hub.transport
+        assert isinstance(link, MemoryTransport)
+        network.pause(link)
+        call = asyncio.create_task(ended(s.hub.call("worker", "work", timeout=30.0)))
+        await turns()
+        s.hub.registry.lose("worker-0", "it said so elsewhere")
+        await turns()
+        assert not call.done()
+        network.resume(link)
+        error = await call
+        assert type(error) is InstanceLost
+        assert error.elapsed < 5.0
+        await s.puppet.next()
+        assert not s.hub._pending._doomed
+
+
 async def test_a_new_incarnation_ends_what_the_old_one_had() -> None:
     """M29 (moleculer#339): the process came back under its id; calls to the old one are lost, new ones go to the new one."""
     async with stage() as s:

@@ -1,4 +1,4 @@
-"""The outbox against a transport that a test drives by hand: one body under way for each lane, every end told once."""
+"""The outbox against a transport that a test drives by hand: what travels together, what is confirmed, every end told once."""
 
 from __future__ import annotations
 
@@ -46,9 +46,6 @@ class Sending:
     mandatory: bool
     answered: bool
     end: asyncio.Future[None]
-
-    def forget(self) -> None:
-        self.end.cancel()
 
     @property
     def parts(self) -> list[bytes]:
@@ -126,11 +123,11 @@ class HandTransport:
         priority: Priority = Priority.NORMAL,
         content_type: str = MSGPACK,
         answered: bool = False,
-    ) -> Sending | None:
+    ) -> bool:
         if self.refuses is not None:
             raise self.refuses
         if self.busy:
-            return None
+            return False
         end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def ended(end: asyncio.Future[None]) -> None:
@@ -141,7 +138,7 @@ class HandTransport:
 
         end.add_done_callback(ended)
         self.sendings.append(Sending(exchange, key, body, timeout, priority, content_type, timeout, True, answered, end))
-        return self.sendings[-1]
+        return True
 
     async def connect(self, *, timeout: float) -> None:
         raise AssertionError("an outbox only sends")
@@ -265,24 +262,24 @@ async def desk() -> Desk:
 
 
 async def test_one_body_of_a_lane_is_under_way_while_the_next_fills(desk: Desk) -> None:
-    """Messages leave at once; what comes while a body is to be confirmed leaves together when it has arrived, in order."""
-    desk.put(b"0")
-    await settle()
-    first = desk.put(b"1")
+    """What nothing else would gather, as there is no pause for high priority: messages leave at once, and what comes while a
+    body is to be confirmed leaves together when it has arrived, in order."""
+    first = desk.put(b"1", priority=Priority.HIGH, company=9)
     await settle()
     for data in (b"2", b"3", b"4"):
-        desk.put(data)
+        desk.put(data, priority=Priority.HIGH, company=9)
         await settle()
-    assert [sending.parts for sending in desk.transport.sendings] == [[b"0"], [b"1"]]
-    assert desk.transport.sendings[1].content_type == MSGPACK
+    assert desk.left == [[b"1"]]
+    assert desk.transport.sendings[0].content_type == MSGPACK
     assert first.left
-    desk.transport.sendings[1].end.set_result(None)
+    desk.transport.sendings[0].end.set_result(None)
     await settle()
-    assert [sending.parts for sending in desk.transport.sendings] == [[b"0"], [b"1"], [b"2", b"3", b"4"]]
-    assert desk.transport.sendings[2].content_type == batch.BATCH
+    assert desk.left == [[b"1"], [b"2", b"3", b"4"]]
+    assert desk.transport.sendings[1].content_type == batch.BATCH
     assert desk.told == [(first, "sent")]
+    assert not any(sending.answered for sending in desk.transport.sendings)
     await desk.confirm()
-    assert [how for _, how in desk.told] == ["sent"] * 5
+    assert [how for _, how in desk.told] == ["sent"] * 4
 
 
 async def test_many_of_one_turn_leave_in_parts_that_the_callee_can_work_on(desk: Desk) -> None:
@@ -383,53 +380,78 @@ async def test_what_waits_for_company_is_refused_when_the_hub_closes(patient: De
     assert not letter.left
 
 
-async def test_only_a_lone_message_need_not_be_confirmed_at_once(desk: Desk) -> None:
-    """What is the only message under way goes without a prompt confirm; another one meanwhile, or several, go with it."""
-    lone = desk.put(b"1")
+async def test_a_small_body_need_not_be_confirmed_at_once(desk: Desk) -> None:
+    """What a callee that owes few answers is sent leaves at once, alone or together, without a prompt confirm; a full body and
+    what goes to one that owes very many have to be confirmed."""
+    lone = desk.put(b"1", company=1)
     await settle()
-    desk.put(b"2", key="other")
+    desk.put(b"2", company=2)
+    desk.put(b"3", company=3)
+    desk.put(b"high", key="other", priority=Priority.HIGH, company=1)
     await settle()
-    assert [(sending.parts, sending.answered) for sending in desk.transport.sendings] == [([b"1"], True), ([b"2"], False)]
-    lone.wanted = False
-    desk.put(b"3")
+    assert desk.left == [[b"1"], [b"2", b"3"], [b"high"]]
+    assert all(sending.answered for sending in desk.transport.sendings)
+    for number in range(50):
+        desk.put(b"%d" % number, key="third", company=number + 1)
     await settle()
-    assert not desk.transport.sendings[-1].answered, "another body is to be confirmed"
+    assert len(desk.left[-1]) == 50
+    desk.put(b"one of many", key="fourth", company=100)
+    await settle()
+    assert [sending.answered for sending in desk.transport.sendings] == [True] * 3 + [False] * 2
     await desk.confirm()
-    desk.put(b"4")
-    desk.put(b"5")
-    await settle()
-    assert not desk.transport.sendings[-1].answered, "two in one body"
+    assert desk.told_of(lone) == ["sent"]
+
+
+async def test_in_a_crowd_the_pause_keeps_bodies_few(desk: Desk) -> None:
+    """One small body of a crowd after the other leaves unconfirmed, as far apart as the pause."""
+    for number in range(5):
+        desk.put(b"%d" % number, company=10 + number)
+        await eventually(lambda: not desk.waiting)
+    assert desk.left == [[b"%d" % number] for number in range(5)]
+    assert all(sending.answered for sending in desk.transport.sendings)
     await desk.confirm()
-    desk.put(b"6")
+
+
+async def test_a_slow_broker_holds_small_bodies_back(desk: Desk) -> None:
+    """M30 (nats.py#667): only so many bodies may be unsure; then the broker has to confirm, which it is waited for."""
+    for number in range(70):
+        desk.put(b"%d" % number, company=1)
+        await settle()
+    assert [sending.answered for sending in desk.transport.sendings] == [True] * 64 + [False]
+    desk.transport.sendings[64].end.set_result(None)
+    await settle()
+    assert len(desk.left[65]) == 5
+    await desk.confirm()
+    desk.put(b"again", company=1)
+    await settle()
+    assert desk.transport.sendings[-1].answered, "the broker has all"
+    await desk.confirm()
+
+
+async def test_large_bodies_are_unsure_one_by_one(desk: Desk) -> None:
+    """A lone body of any size need not be confirmed at once; a second large one meanwhile has to be."""
+    desk.put(b"x" * 70_000, company=1)
+    await settle()
+    desk.put(b"x" * 70_000, company=2)
+    await settle()
+    assert [sending.answered for sending in desk.transport.sendings] == [True, False]
+    await desk.confirm()
+    desk.put(b"x" * 70_000, company=1)
     await settle()
     assert desk.transport.sendings[-1].answered
     await desk.confirm()
 
 
-async def test_an_answer_is_the_best_confirm(desk: Desk) -> None:
-    """Lone messages one after the other: nobody waits for the confirm of one that has its answer."""
-    letters = []
-    for number in range(5):
-        letters.append(desk.put(b"%d" % number))
-        await settle()
-        letters[-1].wanted = False
-    assert all(sending.answered for sending in desk.transport.sendings)
-    assert [sending.end.cancelled() for sending in desk.transport.sendings] == [True, True, True, True, False]
-    assert desk.told == []
-    await desk.confirm()
-    assert not desk.outbox._lanes
-
-
 async def test_a_lone_message_that_can_not_be_delivered(desk: Desk) -> None:
     """M5 (MassTransit#2229): what becomes of a lone message is told as of any other."""
-    letter = desk.put(b"1", key="gone")
+    letter = desk.put(b"1", key="gone", company=1)
     await settle()
     desk.transport.sendings[0].end.set_exception(NoRoute("rpc", "gone"))
     await settle()
     assert desk.told == [(letter, "NoRoute")]
-    again = desk.put(b"2")
+    again = desk.put(b"2", key="gone", company=1)
     await settle()
-    assert desk.transport.sendings[1].answered is False, "nobody has answered the first yet"
+    assert desk.transport.sendings[1].answered
     await desk.confirm()
     assert desk.told_of(again) == ["sent"]
 
@@ -583,11 +605,10 @@ async def test_without_a_link_everything_waits(desk: Desk, state: LinkState) -> 
 
 async def test_a_link_that_comes_and_goes_while_a_body_is_under_way(desk: Desk) -> None:
     """Reconnects meanwhile neither start a second body of the lane nor strand what waits behind."""
-    desk.put(b"1")
-    desk.put(b"1b")
+    desk.put(b"1", priority=Priority.HIGH, company=9)
     await settle()
     desk.transport.turn(LinkState.RECONNECTING)
-    waiting = desk.put(b"2")
+    waiting = desk.put(b"2", priority=Priority.HIGH, company=10)
     await settle()
     desk.transport.turn(LinkState.READY)
     desk.transport.turn(LinkState.READY)
@@ -605,24 +626,26 @@ async def test_a_link_that_comes_and_goes_while_a_body_is_under_way(desk: Desk) 
 
 async def test_closing(desk: Desk) -> None:
     """Closing refuses what waits, waits for no confirm, forgets its link, and what is put afterwards is refused as well."""
-    under_way = [desk.put(b"1"), desk.put(b"1b")]
+    under_way = [desk.put(data, priority=Priority.HIGH, company=9) for data in (b"1", b"1b")]
+    unsure = desk.put(b"0", key="third", company=1)
     await settle()
-    waiting = [desk.put(b"x" * 900) for _ in range(3)]
+    waiting = [desk.put(b"x" * 900, priority=Priority.HIGH, company=9) for _ in range(3)]
     desk.transport.turn(LinkState.BLOCKED)
     other = desk.put(b"2", key="other")
     await settle()
     await desk.outbox.aclose()
     await desk.outbox.aclose()
-    desk.transport.sendings[0].end.set_result(None)
+    for sending in desk.under_way:
+        sending.end.set_result(None)
     await settle()
-    assert desk.told_of(under_way[0]) == desk.told_of(under_way[1]) == [], "nobody knows; whoever closes says so"
+    assert not any(desk.told_of(letter) for letter in (*under_way, unsure)), "nobody knows; whoever closes says so"
     assert all(desk.told_of(letter) == ["TransportClosed"] for letter in (*waiting, other))
     assert desk.transport.listeners == 0
     late = [desk.put(b"x" * 900) for _ in range(3)]
     await settle()
     assert all(desk.told_of(letter) == ["TransportClosed"] for letter in late)
     assert not any(letter.left for letter in (*waiting, other, *late))
-    assert len(desk.transport.sendings) == 1
+    assert len(desk.transport.sendings) == 2
     assert not desk.outbox._lanes
 
 
@@ -648,7 +671,7 @@ async def test_rows_travel_below_their_head_and_a_lone_one_whole(desk: Desk) -> 
     await settle()
     lone, together = desk.transport.sendings
     assert (lone.body, lone.content_type, lone.answered) == (b"whole " + row(0), MSGPACK, True)
-    assert (together.rows, together.answered) == (["a", [1], [2], [3]], False)
+    assert (together.rows, together.answered) == (["a", [1], [2], [3]], True)
     behind = [desk.put(row(number), head=head("a")) for number in (4, 5)]
     behind[0].wanted = False
     await desk.confirm()

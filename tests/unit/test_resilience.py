@@ -30,7 +30,7 @@ from fabric.routing.breaker_policy import BreakerPolicy
 from fabric.routing.policies import Policies, RoutePolicy
 from fabric.routing.retry import RetryPolicy
 from fabric.testing import Bench
-from fabric.transports.base import Delivery, QueueSpec, Receiver, Told, UnderWay
+from fabric.transports.base import Delivery, QueueSpec, Receiver, Told
 from fabric.transports.linked_consumer import LinkedConsumer
 from fabric.transports.memory import MemoryNetwork, MemoryTransport
 from fabric.transports.topology import Topology
@@ -344,7 +344,7 @@ class Refusing(MemoryTransport):
 
     victim = ""
 
-    def submit(self, exchange: str, key: str, body: bytes, told: Told, **options: Any) -> UnderWay | None:
+    def submit(self, exchange: str, key: str, body: bytes, told: Told, **options: Any) -> bool:
         if key == self.victim:
             raise NotSent("a queue behind it failed")
         return super().submit(exchange, key, body, told, **options)
