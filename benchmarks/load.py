@@ -28,7 +28,7 @@ class Call:
 
 
 TICK = 0.0005
-"""Seconds between starts of an open load, at the least: what is due in one tick starts together."""
+"""Seconds that a call of an open load may be late at most where the client keeps up: what is due in a tick starts together."""
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -76,12 +76,12 @@ async def open_loop(call: Call, rate: float, seconds: float) -> Measured:
     """``rate`` calls a second by the clock, whether the earlier ones are answered or not.
 
     A latency counts from the time at which its call was due, not from when it could start, so that a stall is felt by all
-    calls that were due in it (no coordinated omission).
+    calls that were due in it (no coordinated omission). What is due starts when an answer has come, and else with the next tick:
+    to wake up for each costs the client more than to make it.
     """
     latencies: list[float] = []
     clock = time.perf_counter
     loop = asyncio.get_running_loop()
-    interval = max(TICK, 1 / rate)
     total = max(1, round(seconds * rate))
     started = 0
     callers: set[asyncio.Task[None]] = set()
@@ -90,12 +90,19 @@ async def open_loop(call: Call, rate: float, seconds: float) -> Measured:
     begin = clock()
 
     async def caller(due: float) -> None:
-        """Makes a call, and then what it is given next: a task for each call would cost the client as much as the call."""
+        """Makes a call, and then what is due or it is given next: a task for each would cost the client as much as the call."""
+        nonlocal started
         while True:
             call.check(await call.ask())
-            latencies.append(clock() - due)
+            now = clock()
+            latencies.append(now - due)
             if len(latencies) == total and not done.done():
                 done.set_result(None)
+            following = begin + (started + 1) / rate
+            if following <= now and started < total:
+                started += 1
+                due = following
+                continue
             free: asyncio.Future[float] = loop.create_future()
             idle.append(free)
             due = await free
@@ -114,19 +121,16 @@ async def open_loop(call: Call, rate: float, seconds: float) -> Measured:
 
     def tick() -> None:
         nonlocal started
-        ticks = int((clock() - begin) / interval)
-        due_by_now = min(total, int(ticks * interval * rate + 1e-6))
+        due_by_now = min(total, int((clock() - begin) * rate + 1e-6))
         while started < due_by_now and not done.done():
-            # The tick in which this call was due, which may be an earlier one than now.
-            due = begin + (int((started + 1) / rate / interval - 1e-6) + 1) * interval
             started += 1
-            start(min(due, clock()))
+            start(begin + started / rate)
         if not done.done():
-            timer.set(max(0.0, begin + (ticks + 1) * interval - clock()))
+            timer.set(max(TICK, begin + (started + 1) / rate - clock()))
 
     timer = FineTimer(tick)
     try:
-        timer.set(interval)
+        timer.set(max(TICK, 1 / rate))
         async with asyncio.timeout(seconds * 5 + 30):
             await done
     finally:

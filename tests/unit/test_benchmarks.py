@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import time
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -67,6 +68,20 @@ async def test_an_open_load_does_not_wait_for_answers() -> None:
 
     measured = await open_loop(Call(call, None), rate=2000, seconds=0.02)
     assert started == len(measured.latencies) == 40
+
+
+async def test_an_open_load_starts_no_call_before_its_time() -> None:
+    """However fast the answers come, a call waits until it is due, and all of the schedule are made."""
+    started: list[float] = []
+    begin = time.perf_counter()
+
+    async def call() -> None:
+        started.append(time.perf_counter() - begin)
+        await asyncio.sleep(0)
+
+    measured = await open_loop(Call(call, None), rate=5000, seconds=0.04)
+    assert len(measured.latencies) == len(started) == 200
+    assert all(at >= number / 5000 for number, at in enumerate(started, 1))
 
 
 async def test_an_open_load_counts_the_time_in_which_a_call_could_not_start() -> None:
