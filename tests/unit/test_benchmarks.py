@@ -272,3 +272,12 @@ def test_pauses_are_looked_for_in_two_processes_at_once() -> None:
     found = pauses.pauses(0.05)
     assert 0.0 <= found["share"] <= pauses.BESIDE * 2
     assert (found["longest_ms"] == 0) is (found["share"] == 0)
+
+
+def test_what_the_host_took_is_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The share is that of the processors' time since the beginning, and nothing where no host says so."""
+    seen = iter([(10.0, 100.0), (14.0, 200.0)])
+    monkeypatch.setattr(pauses, "_times", lambda: next(seen))
+    assert pauses.Host().share() == pytest.approx(0.04)
+    monkeypatch.undo()
+    assert 0.0 <= pauses.Host().share() <= 1.0
