@@ -17,6 +17,7 @@ from fabric.errors import (
     CallError,
     CallNotSent,
     CircuitOpen,
+    ConnectionLost,
     DeadlineExceeded,
     FabricError,
     InstanceLost,
@@ -407,6 +408,10 @@ class PendingRequests:
                 self._fail(parcel, InstanceLost(reason, **self.facts(parcel)))
 
     def _failed(self, parcels: Sequence[Parcel], error: FabricError) -> None:
+        if isinstance(error, ConnectionLost) and self._transport.state is LinkState.RECONNECTING:
+            # They may have arrived, and be answered over the next link; the instance is asked then.
+            self._sent(parcels)
+            return
         for parcel in parcels:
             assert isinstance(parcel, Pending)
             if not parcel.future.done():

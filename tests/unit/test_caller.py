@@ -410,6 +410,26 @@ async def test_what_a_lost_instance_had_ends_at_once() -> None:
         assert error.elapsed < 5.0
 
 
+async def test_what_may_not_have_left_is_asked_about_after_a_reconnect() -> None:
+    """M22 (rabbot#47): the link breaks before the broker is known to have a request: if it did not arrive the call ends as
+    LinkLost when the instance says so after the reconnect, and an idempotent one is asked again."""
+    async with stage(methods=IDEMPOTENT) as s:
+        network, link = s.bench.network, s.hub.transport
+        assert isinstance(link, MemoryTransport)
+        network.pause(link)
+        once = asyncio.create_task(ended(s.hub.call("worker", "work", timeout=30.0, idempotent=False)))
+        again = asyncio.create_task(s.hub.call("worker", "work", timeout=30.0))
+        await turns()
+        network.cut(link)
+        probe = await s.puppet.next(MessageType.PROBE)
+        assert not once.done()
+        assert set(probe.payload) == set(s.hub._pending._pending)
+        s.puppet.say(probe, MessageType.PROBE, probe.payload)
+        assert type(await once) is LinkLost
+        s.puppet.answer(await s.puppet.next(), "done")
+        assert await again == "done"
+
+
 async def test_what_a_lost_instance_had_unconfirmed_ends_with_the_brokers_word() -> None:
     """M6 (nameko, kontiki): an instance goes before it is known whether a request reached it; as soon as that is known the call
     ends, as InstanceLost if it did."""
