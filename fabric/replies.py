@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
 from copy import deepcopy
 from typing import Any, Final
 
@@ -85,8 +84,11 @@ class Replies:
             id, _, source, _, _, method, _, priority, _, _, _, address, _, _ = to
             if address is None:
                 return
-            with suppress(PayloadTooLarge, InvalidMessage):  # or perhaps too large, if these were not ASCII
+            try:
                 row = codec.encode_row((id, payload), 4 * (len(source) + len(method)) + self._besides, self._limits)
+            except (PayloadTooLarge, InvalidMessage):
+                pass  # or perhaps not, if these are ASCII, which the other way finds out
+            else:
                 self._add((address, source, priority, False), (row, deadline, to, payload, None))
                 return
         try:
