@@ -58,7 +58,7 @@ async def test_votes_and_heartbeats_pass_a_flood(fleet: Fleet) -> None:
     heard, checks = known.instance.sequence, mill.checks
     await eventually(lambda: len(votes) >= 3)
     await eventually(lambda: known.instance.sequence >= heard + 3)
-    assert mill.checks >= checks + 3
+    await eventually(lambda: mill.checks >= checks + 3)  # the first of the votes may tell of a check from before
     assert known.instance.load > 4000, "and they tell of the flood"
     assert answered > 0
     assert not known.suspect
