@@ -10,8 +10,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 BROKER = """
-import asyncio, sys
+import asyncio, signal, sys
 from fabric.transports.embedded_server import serve
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has its background jobs ignore it, and they their children
 asyncio.run(serve(sys.argv[1], started=lambda: print("ready", flush=True)))
 """
 

@@ -87,7 +87,8 @@ async def test_terminated_broker(socket_path: Path) -> None:
         await link.connect(timeout=10)
         seen = Events(link)
         broker.send_signal(signal.SIGINT)
-        await broker.wait()
+        async with asyncio.timeout(30):
+            await broker.wait()
         await seen.until_state(LinkState.RECONNECTING)
         assert list(socket_path.parent.iterdir()) == []
     await link.aclose()
