@@ -28,7 +28,8 @@ AT_ONCE = 300
 MOST_HELD = 200
 """Events that one consumer may have and not have acknowledged."""
 CONFIRM_SECONDS = 3.0
-PATIENCE = 60.0
+PATIENCE = 100.0
+"""Seconds: longer than a cluster may stand still with a node that is paused, which its peers give up after 45 to 75."""
 
 
 @dataclass
