@@ -23,6 +23,8 @@ from fabric.routing.retry import RetryPolicy
 from tests.integration.conftest import Fleet
 from tests.puppet import eventually, keep_trying
 
+TRIES = 3
+
 
 class Sum(BaseModel):
     total: int
@@ -109,7 +111,7 @@ async def test_every_outcome_is_typed(fleet: Fleet) -> None:
         await hub.call("counter", "echo", {"value": b"x" * 9_000_000})
     running = asyncio.create_task(hub.call("counter", "wait"))
     await eventually(lambda: counter.running == 1)
-    waiting = asyncio.create_task(hub.call("counter", "wait", timeout=0.5))
+    waiting = asyncio.create_task(hub.call("counter", "wait", timeout=2.0))
     await eventually(lambda: counter.hub._served is not None and counter.hub._served.load == 2)
     with pytest.raises(Overloaded):
         await hub.call("counter", "wait")
@@ -126,16 +128,22 @@ async def test_giving_up_stops_the_handler(fleet: Fleet) -> None:
     await fleet.start(counter)
     hub = await fleet.bench.hub()
     await hub.find("counter")
-    with pytest.raises(DeadlineExceeded):
-        await hub.call("counter", "wait", timeout=0.2)
-    async with asyncio.timeout(0.2):
+    clock = asyncio.get_running_loop().time
+    times: list[tuple[float, float]] = []
+    for _ in range(TRIES):  # a busy machine may hold up one, but not all
+        with pytest.raises(DeadlineExceeded):
+            await hub.call("counter", "wait", timeout=0.5)
+        began = clock()
         await eventually(lambda: counter.running == 0)
-    call = asyncio.create_task(hub.call("counter", "wait"))
-    await eventually(lambda: counter.running == 1)
-    call.cancel()
-    async with asyncio.timeout(0.2):
+        timed_out = clock() - began
+        call = asyncio.create_task(hub.call("counter", "wait"))
+        await eventually(lambda: counter.running == 1)
+        call.cancel()
+        began = clock()
         await eventually(lambda: counter.running == 0)
-    assert counter.cancelled == 2
+        times.append((timed_out, clock() - began))
+    assert [min(each) < 0.2 for each in zip(*times, strict=True)] == [True, True]
+    assert counter.cancelled == 2 * TRIES
 
 
 async def test_payloads_of_all_sizes_survive(fleet: Fleet) -> None:

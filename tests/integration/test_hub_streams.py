@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from fabric import Service, rpc
+from fabric import Hub, Service, rpc
 from fabric.errors import DeadlineExceeded, InstanceLost, LinkLost
 from tests.contract.backends import Ability
 from tests.integration.conftest import Fleet
@@ -73,12 +73,11 @@ async def test_leaving_and_running_out_of_time_stop_the_maker(fleet: Fleet) -> N
         await anext(numbers)
     await eventually(lambda: press.closed == 1)
     with pytest.raises(DeadlineExceeded):
-        await _read(fleet, timeout=0.3)
+        await _read(hub, timeout=1.0)
     await eventually(lambda: press.closed == 2)
 
 
-async def _read(fleet: Fleet, *, timeout: float) -> None:
-    hub = await fleet.bench.hub()
+async def _read(hub: Hub, *, timeout: float) -> None:
     async for _ in hub.stream("press", "slowly", timeout=timeout):
         pass
 

@@ -172,7 +172,7 @@ async def test_a_service_that_nobody_offers_is_known_in_one_round_trip() -> None
 async def test_no_answer_in_time_cancels_the_handler() -> None:
     """M19 (moleculer#904): at the deadline the caller gets DeadlineExceeded and the callee a cancel for that very request."""
     async with stage() as s:
-        call = asyncio.create_task(ended(s.hub.call("worker", "work", timeout=0.05)))
+        call = asyncio.create_task(ended(s.hub.call("worker", "work", timeout=0.5)))
         request = await s.puppet.next()
         error = await call
         assert type(error) is DeadlineExceeded

@@ -245,8 +245,10 @@ async def test_time_used_up_before_a_nested_call_sends_nothing() -> None:
     async with Bench() as bench:
         late = Late()
         await bench.start(late)
+        hub = await bench.hub()
+        await hub.find("late")
         with pytest.raises(DeadlineExceeded):
-            await (await bench.hub()).call("late", "work", timeout=0.05)
+            await hub.call("late", "work", timeout=0.2)
         await eventually(lambda: late.outcome is not None)
 
 

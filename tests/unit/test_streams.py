@@ -247,6 +247,7 @@ async def test_the_time_limit_is_of_the_whole_stream() -> None:
         table = Table()
         await bench.start(table)
         hub = await bench.hub()
+        await hub.find("table")
         got, error = await read(hub.stream("table", "slow", timeout=0.2))
         assert isinstance(error, DeadlineExceeded)
         assert 1 <= len(got) <= 12
